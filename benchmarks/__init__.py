@@ -1,0 +1,1 @@
+"""Measurements against a named peer or limit; not installed with the package."""

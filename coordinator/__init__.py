@@ -1,0 +1,1 @@
+"""Rounds, aggregation, twins, simulator, store, dashboard, broker, command line."""

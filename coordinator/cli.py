@@ -1,0 +1,213 @@
+"""The `edgetide` command. Subcommands import what they need when they run, so that --help stays light."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_agent.cli import app as agent_app
+from device_agent.logs import set_up_logs
+from dse.cli import app as dse_app
+from firmware_profiles.errors import EdgetideError
+from firmware_profiles.state import default_state
+from models.cli import app as models_app
+
+DEFAULT_DATA = "fashion-mnist-small"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Training that rises and falls with the device: federated learning over MQTT on small boards.",
+)
+coordinator_app = typer.Typer(no_args_is_help=True, help="The coordinator: rounds, aggregation, dashboard.")
+sim_app = typer.Typer(no_args_is_help=True, help="The same fleet on a virtual clock and a modelled network.")
+app.add_typer(agent_app, name="agent")
+app.add_typer(coordinator_app, name="coordinator")
+app.add_typer(dse_app, name="dse")
+app.add_typer(sim_app, name="sim")
+app.add_typer(models_app, name="models")
+
+Devices = Annotated[int, typer.Option(min=1, max=256, help="Number of device agents.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Number of aggregations.")]
+Strategy = Annotated[str, typer.Option(help="How the fleet learns: distreal, full.")]
+Model = Annotated[str, typer.Option(help="Zoo name or ONNX file (see `edgetide models list`).")]
+Data = Annotated[str, typer.Option(help="Data set: name, idx, npz, CSV, image or WAV folder.")]
+Engine = Annotated[str, typer.Option(help="auto, torch, onnx or ort-training.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the web page; 0 for any free one.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides weights, data split and orders.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object on stdout.")]
+Table = Annotated[Path | None, typer.Option(help="Pareto table; the shipped or a uniform one by default.")]
+Passes = Annotated[float, typer.Option(min=0.01, help="Passes over the local data per round.")]
+RoundSeconds = Annotated[str, typer.Option(help="Seconds per round, or auto: what devices on this machine need.")]
+Rate = Annotated[float, typer.Option(min=0.0, help="Learning rate of the first round.")]
+Partition = Annotated[str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, owner.")]
+State = Annotated[Path | None, typer.Option(help="Folder that keeps the run.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new run instead of resuming.")]
+
+
+@app.command()
+def up(
+    devices: Devices = 4,
+    rounds: Rounds = 8,
+    strategy: Strategy = "distreal",
+    model: Model = "cnn-28",
+    data: Data = DEFAULT_DATA,
+    broker: Annotated[str, typer.Option(help="auto, mosquitto, embedded or mqtt[s]://…")] = "auto",
+    engine: Engine = "auto",
+    port: Port = 8080,
+    seed: Seed = 0,
+    table: Table = None,
+    passes: Passes = 2.0,
+    round_seconds: RoundSeconds = "auto",
+    learning_rate: Rate = 0.05,
+    partition: Partition = "iid",
+    state: State = None,
+    fresh: Fresh = False,  # noqa: FBT002 - a flag
+    leave: Annotated[bool, typer.Option("--exit", help="End when the run is finished.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Start a whole fleet on this machine: broker, coordinator, agents, web page."""
+    from coordinator.up import UpConfig, run_up  # noqa: PLC0415
+
+    report = run_up(
+        UpConfig(
+            devices=devices,
+            rounds=rounds,
+            strategy=strategy,
+            model=model,
+            data=data,
+            broker=broker,
+            engine=engine,
+            port=port,
+            seed=seed,
+            table=table,
+            passes=passes,
+            round_seconds=round_seconds,
+            learning_rate=learning_rate,
+            partition=partition,
+            state=state or default_state("up"),
+            fresh=fresh,
+            exit_when_finished=leave,
+        )
+    )
+    if as_json:
+        typer.echo(json.dumps(report))
+
+
+@coordinator_app.command("run")
+def run_command(
+    broker: Annotated[str, typer.Option(help="mqtt[s]://[user:password@]host[:port]")] = "mqtt://127.0.0.1:1883",
+    broker_description: Annotated[str, typer.Option(help="What the page calls the broker.", hidden=True)] = "",
+    fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "edgetide",
+    devices: Annotated[int, typer.Option(min=1, help="Devices that must be online to begin a round.")] = 1,
+    rounds: Rounds = 8,
+    strategy: Strategy = "distreal",
+    model: Model = "cnn-28",
+    data: Data = DEFAULT_DATA,
+    engine: Engine = "auto",
+    host: Annotated[str, typer.Option(help="Address of the web page; it has no passwords.")] = "127.0.0.1",
+    port: Port = 8080,
+    seed: Seed = 0,
+    table: Table = None,
+    passes: Passes = 2.0,
+    round_seconds: RoundSeconds = "60",
+    learning_rate: Rate = 0.05,
+    state: State = None,
+    database: Annotated[str | None, typer.Option(help="SQLAlchemy URL; a file in the state folder by default.")] = None,
+    fresh: Fresh = False,  # noqa: FBT002
+    leave: Annotated[bool, typer.Option("--exit", help="End when the run is finished.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Run the rounds of a fleet over a broker that is already there."""
+    from coordinator.runtime import CoordinatorConfig, run_coordinator  # noqa: PLC0415
+    from coordinator.settings import LearningConfig  # noqa: PLC0415
+    from device_agent.wire.topics import check_id  # noqa: PLC0415
+
+    set_up_logs()
+    report = run_coordinator(
+        CoordinatorConfig(
+            broker=broker,
+            broker_description=broker_description or broker.rpartition("@")[2],
+            fleet=check_id(fleet, "fleet"),
+            learning=LearningConfig(
+                model=model,
+                data=data,
+                strategy=strategy,
+                table=table,
+                engine=engine,
+                seed=seed,
+                num_rounds=rounds,
+                passes=passes,
+                learning_rate=learning_rate,
+            ),
+            min_devices=devices,
+            round_s=_round_seconds(round_seconds),
+            host=host,
+            port=port,
+            state=state or default_state("coordinator"),
+            database=database,
+            fresh=fresh,
+            exit_when_finished=leave,
+        )
+    )
+    if as_json:
+        typer.echo(json.dumps(report))
+
+
+@coordinator_app.command()
+def rollout(
+    file: Annotated[Path, typer.Argument(help="Policy or table (.yaml), or model (.safetensors).")],
+    state: Annotated[Path | None, typer.Option(help="State folder of the coordinator; that of `up` by default.")] = None,
+) -> None:
+    """Put a policy, table or model in force on the running devices."""
+    from coordinator.control import ask  # noqa: PLC0415
+    from coordinator.rollout import read_rollout  # noqa: PLC0415
+
+    typer.echo(ask(state or default_state("up") / "coordinator", read_rollout(file)))
+
+
+@sim_app.command("run")
+def sim_run(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, overrides the file.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the scenario's seed.")] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Run a scenario on the virtual clock. The same seed gives the same result."""
+    from coordinator.twins.sim_cli import run_scenario_command  # noqa: PLC0415
+
+    run_scenario_command(scenario, overrides or [], seed, as_json=as_json)
+
+
+def _round_seconds(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e7:
+        raise typer.BadParameter(f"{text!r} is neither auto nor seconds above 0", param_hint="--round-seconds")
+    return seconds
+
+
+def main() -> None:
+    """Run the command line: exit 0 success, 1 failure with one clear line, 2 wrong usage."""
+    try:
+        app()
+    except EdgetideError as error:
+        sys.stderr.write(f"edgetide: error: {error}\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of stdout went away; nothing is left to tell it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Measures model versions on held-out data, on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from firmware_profiles.errors import UserError
+from models.calibrate import calibrate, evaluate
+from models.data.dataset import Dataset
+from models.engines.engine import Engine
+from models.subnet import Array
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 128
+NUM_CALIBRATION_SAMPLES = 512
+
+Done = Callable[[int, float, float], None]
+"""Called with (version, accuracy 0..1, mean loss)."""
+
+
+def measure(engine: Engine, weights: Mapping[str, Array], calibration: Dataset, test: Dataset) -> tuple[float, float]:
+    """Accuracy (0..1) and mean loss on `test`; batch-norm statistics come from `calibration`."""
+    statistics = calibrate(engine, weights, calibration_batches(calibration))
+    num_correct, loss_sum = 0, 0.0
+    for start in range(0, len(test), BATCH_SIZE):  # batch by batch: samples are stored much smaller
+        inputs, labels = test.batch(slice(start, start + BATCH_SIZE))
+        part = evaluate(engine, weights, statistics, inputs, labels, batch_size=BATCH_SIZE)
+        num_correct += part.num_correct
+        loss_sum += part.loss_sum
+    return num_correct / len(test), loss_sum / len(test)
+
+
+def calibration_batches(calibration: Dataset) -> Iterator[Array]:
+    """The first samples, in batches, for `models.calibrate`."""
+    limit = min(len(calibration), NUM_CALIBRATION_SAMPLES)
+    for start in range(0, limit, BATCH_SIZE):
+        yield calibration.batch(np.arange(start, min(start + BATCH_SIZE, limit)))[0]
+
+
+class Evaluator:
+    """Measures one version after another; results come by `done`, on the evaluator's thread."""
+
+    def __init__(self, make_engine: Callable[[], Engine], calibration: Dataset, test: Dataset, done: Done) -> None:
+        if len(test) == 0:
+            raise UserError("there is no held-out data to measure the model on")
+        self._make_engine, self._calibration, self._test = make_engine, calibration, test
+        self._done = done
+        self._versions: queue.SimpleQueue[tuple[int, dict[str, Array]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
+        self._thread.start()
+
+    def submit(self, version: int, weights: dict[str, Array]) -> None:
+        """Measure this version when those before it are done."""
+        self._versions.put((version, weights))
+
+    def close(self) -> None:
+        """Finish what was submitted, then end."""
+        self._versions.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        engine = self._make_engine()
+        while (item := self._versions.get()) is not None:
+            version, weights = item
+            accuracy, loss = measure(engine, weights, self._calibration, self._test)
+            self._done(version, accuracy, loss)

@@ -1,0 +1,476 @@
+"""The coordinator's core: rounds with a deadline, as a state machine that answers with effects.
+
+::
+
+    waiting ──enough devices──▶ open ──all answered, or deadline + grace──▶ committing ──committed──▶ open …
+                                 ▲  │ nothing came                               last round ──▶ evaluating ──▶ finished
+                                 └──┘
+
+An update counts once: its key (device, boot epoch, sequence) is settled in the transaction that commits
+the model, and acknowledged only after it. A late update joins the current round with a discount while it
+is at most `max_staleness` versions old, and is counted as expired after that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from coordinator.aggregate import Aggregator
+from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished, Record, Settled
+from coordinator.strategies.strategy import CoordinatorStrategy
+from device_agent.effects import Announce, CancelTimer, Fetch, Note, Send, SetTimer
+from device_agent.wire.messages import Ack, BlobRef, Decline, Envelope, Hello, Order, RolledOut, Rollout, Run, Status, Update
+from firmware_profiles.errors import EdgetideError, PeerError, WorldError
+from models.bundle import Bundle
+from models.subnet import Array, check_vector
+from models.weights import unpack
+
+MAX_DEVICES = 100_000
+JOIN_FRACTION = 0.25
+"""A device that comes in the middle of a round gets an order while this share of the time is left."""
+
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What does not change during a run.
+
+    Attributes:
+        run: its id. strategy_name: key of `coordinator.strategies.names.STRATEGIES`.
+        num_rounds: aggregations until it ends. min_devices: devices that must be online to begin.
+        deadline_s: seconds a device has for one order. grace_s: seconds more for the way back.
+        passes: passes over the local data per order. batch_size: samples per mini-batch.
+        learning_rates: one per round, or empty for the bundle's.
+        max_staleness: versions an update may be late and still count.
+        seed: draws the orders' seeds.
+    """
+
+    run: str
+    strategy_name: str
+    num_rounds: int
+    min_devices: int
+    deadline_s: float
+    grace_s: float
+    passes: float
+    batch_size: int
+    seed: int
+    learning_rates: tuple[float, ...] = ()
+    max_staleness: int = 2
+
+
+@dataclass
+class Device:
+    """A device as the core knows it."""
+
+    hello: Hello | None = None
+    online: bool = False
+    order: int | None = None
+    answered: bool = True
+    offered_policy: str = ""
+
+
+@dataclass
+class RoundsCore:
+    """Decides; the driver does. See the module's drawing.
+
+    Attributes:
+        config: of the run. strategy: the coordinator half.
+        bundle, bundle_ref: what devices train, and how they fetch it.
+        weights, weights_ref: of `version`.
+        settled: what became of every update so far; a repeat is answered from it.
+        boot_epoch: counts the coordinator's starts, so that orders after a restart are newer.
+    """
+
+    config: RunConfig
+    strategy: CoordinatorStrategy
+    bundle: Bundle
+    bundle_ref: BlobRef
+    weights: Mapping[str, Array]
+    weights_ref: BlobRef
+    boot_epoch: int
+    version: int = 0
+    round: int = 1
+    accuracy: float | None = None
+    settled: dict[Key, str] = field(default_factory=dict)
+    state: str = "waiting"
+    devices: dict[str, Device] = field(default_factory=dict)
+    closes_at_s: float = 0.0
+    num_orders: int = 0
+    aggregator: Aggregator | None = None
+    pending: dict[Key, Settled] = field(default_factory=dict)
+    fetching: dict[str, tuple[Envelope, Update]] = field(default_factory=dict)
+    evaluated_version: int = -1
+    next_weights: dict[str, Array] = field(default_factory=dict)
+    replaces_model: bool = False
+    policy_ref: BlobRef | None = None
+
+    @property
+    def max_delta_bytes(self) -> int:
+        """An update's delta cannot be larger: the weights as float32, with names and shapes."""
+        parameters = self.bundle.graph.parameters
+        return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
+
+    # ------------------------------------------------------------ what happens
+
+    def on_start(self, now_s: float) -> list[CoordinatorEffect]:
+        """The driver is ready and subscribed."""
+        if self.round > self.config.num_rounds:
+            self.state = "evaluating"
+            return [self._announce(), Evaluate(version=self.version, weights=dict(self.weights))]
+        effects: list[CoordinatorEffect] = [self._announce()]
+        if self.version == 0:
+            effects.append(Evaluate(version=0, weights=dict(self.weights)))
+        return [*effects, *self._open_if_enough(now_s)]
+
+    def on_connected(self) -> list[CoordinatorEffect]:
+        """The bus is (again) connected: the broker may have forgotten what was retained."""
+        return [self._announce()]
+
+    def on_hello(self, now_s: float, device_id: str, hello: Hello) -> list[CoordinatorEffect]:
+        """A device says who it is: at every connect, and when its policy or data change."""
+        if hello.device != device_id:
+            return [Note("hello under another's topic dropped", device_id)]
+        if hello.input_shape != self.bundle.graph.input_shape or hello.num_classes > self.bundle.graph.num_classes:
+            details = {"shape": list(hello.input_shape), "classes": hello.num_classes}
+            return [Note("device with unfit data left out", device_id, details)]
+        device = self._device(device_id)
+        if device is None:
+            return [Note("device left out: too many devices", device_id)]
+        rebooted = device.hello is not None and device.hello.boot_epoch != hello.boot_epoch
+        joined = device.hello is None
+        device.hello = hello
+        device.offered_policy = "" if rebooted else device.offered_policy
+        effects: list[CoordinatorEffect] = []
+        if joined or rebooted:
+            effects.append(Note("device joined" if joined else "device restarted", device_id))
+        policy_ref = self.policy_ref
+        if policy_ref is not None and policy_ref.digest not in (hello.policy_digest, device.offered_policy):
+            device.offered_policy = policy_ref.digest
+            effects.append(Send(to=device_id, body=Rollout(kind="policy", content=policy_ref), run=self.config.run))
+        return [*effects, *self._welcome(now_s, device_id, device, again=rebooted)]
+
+    def on_status(self, now_s: float, device_id: str, status: Status) -> list[CoordinatorEffect]:
+        """A device came online, left, or its last will speaks for it."""
+        device = self._device(device_id)
+        if device is None or status.online == device.online:
+            return []
+        if not status.online and device.hello is not None and status.boot_epoch < device.hello.boot_epoch:
+            return []  # the will of an earlier life, overtaken by a restart
+        device.online = status.online
+        effects: list[CoordinatorEffect] = [
+            Note("device online" if status.online else "device offline", device_id, {"reason": status.reason})
+        ]
+        if status.online:
+            return [*effects, *self._welcome(now_s, device_id, device, again=False)]
+        return effects
+
+    def on_message(self, now_s: float, envelope: Envelope) -> list[CoordinatorEffect]:
+        """A machine message from a device, already checked against its topic."""
+        body = envelope.body
+        if isinstance(body, Update):
+            return self._on_update(now_s, envelope, body)
+        if isinstance(body, Decline):
+            return self._on_decline(now_s, envelope, body)
+        if isinstance(body, RolledOut):
+            event = "rollout in force" if body.in_force else "rollout refused"
+            return [Note(event, envelope.sender, {"kind": body.kind, "reason": body.reason})]
+        return [Note("message without a use for the coordinator dropped", envelope.sender)]
+
+    def on_fetched(self, now_s: float, digest: str, content: bytes) -> list[CoordinatorEffect]:
+        """An update's delta is here and its digest is right."""
+        found = self.fetching.pop(digest, None)
+        return [] if found is None else self._take(now_s, *found, content)
+
+    def on_fetch_failed(self, now_s: float, digest: str, reason: str) -> list[CoordinatorEffect]:
+        """An update's delta cannot be had now; the device will offer the update again."""
+        found = self.fetching.pop(digest, None)
+        if found is None:
+            return []
+        return [Note("update's content could not be fetched", found[0].sender, {"reason": reason}), *self._close_if_due(now_s)]
+
+    def on_timer(self, now_s: float, key: str) -> list[CoordinatorEffect]:
+        """A timer that was set is due."""
+        if key == "close" and self.state == "open":
+            return self._close_if_due(now_s)
+        return []
+
+    def on_committed(self, now_s: float, weights_ref: BlobRef) -> list[CoordinatorEffect]:
+        """The transaction is durable: the version counts, its updates may be acknowledged."""
+        self.version += 1
+        self.weights, self.next_weights, self.weights_ref = self.next_weights, {}, weights_ref
+        acks: list[CoordinatorEffect] = [self._ack(settled) for settled in self.pending.values()]
+        acks += [
+            Note(f"update {settled.outcome}", settled.device, {"round": self.round, "reason": settled.reason})
+            for settled in self.pending.values()
+        ]
+        self.settled.update({key: settled.outcome for key, settled in self.pending.items()})
+        details = {"round": self.round, "updates": len(self.pending), "version": self.version}
+        self.pending = {}
+        self.round += 0 if self.replaces_model else 1
+        self.replaces_model = False
+        self.state = "waiting" if self.round <= self.config.num_rounds else "evaluating"
+        effects: list[CoordinatorEffect] = [
+            *acks,
+            Note("round committed", details=details),
+            Evaluate(version=self.version, weights=dict(self.weights)),
+            self._announce(),
+        ]
+        if self.state == "waiting":
+            effects += self._open_if_enough(now_s)
+        return effects
+
+    def on_evaluated(self, version: int, accuracy: float) -> list[CoordinatorEffect]:
+        """The accuracy of a version is known."""
+        if version < self.evaluated_version:
+            return []
+        self.evaluated_version, self.accuracy = version, accuracy
+        over = self.state == "evaluating" and version == self.version
+        if over:
+            self.state = "finished"
+        effects: list[CoordinatorEffect] = [
+            Note("version evaluated", details={"version": version, "accuracy": accuracy}),
+            self._announce(),
+        ]
+        return [*effects, Finished()] if over else effects
+
+    def on_table_rollout(self, bundle: Bundle, bundle_ref: BlobRef, table_ref: BlobRef) -> list[CoordinatorEffect]:
+        """A new table: later orders carry it in their bundle, running jobs take it at the next mini-batch."""
+        self.bundle, self.bundle_ref = bundle, bundle_ref
+        return self._roll_out(Rollout(kind="table", content=table_ref))
+
+    def on_policy_rollout(self, policy_ref: BlobRef) -> list[CoordinatorEffect]:
+        """A new policy for every device, those that come later included."""
+        self.policy_ref = policy_ref
+        for device in self.devices.values():
+            device.offered_policy = policy_ref.digest if device.online else ""
+        return self._roll_out(Rollout(kind="policy", content=policy_ref))
+
+    def on_model_rollout(self, weights: dict[str, Array]) -> list[CoordinatorEffect]:
+        """New weights replace the model: the open round starts again from them.
+
+        Raises:
+            WorldError: a commit is under way or the run is over; try again.
+        """
+        if self.state not in ("waiting", "open"):
+            raise WorldError(f"the run is {self.state}: the model cannot be replaced at this moment")
+        self.settled.update(dict.fromkeys(self.pending, "expired"))
+        self.pending = {
+            key: replace(settled, outcome="expired", reason="another model was rolled out")
+            for key, settled in self.pending.items()
+        }
+        self.aggregator, self.next_weights, self.replaces_model, self.state = None, weights, True, "committing"
+        commit = Commit(
+            version=self.version + 1, round=self.round, weights=weights, settled=tuple(self.pending.values())
+        )
+        return [CancelTimer("close"), Note("model rolled out", details={"version": self.version + 1}), commit]
+
+    def _roll_out(self, rollout: Rollout) -> list[CoordinatorEffect]:
+        online = [device_id for device_id, device in self.devices.items() if device.online]
+        details = {"kind": rollout.kind, "digest": rollout.content.digest[:12], "devices": len(online)}
+        sends = [Send(to=device_id, body=rollout, run=self.config.run) for device_id in online]
+        return [Note("rollout sent", details=details), *sends]
+
+    # ------------------------------------------------------------ rounds
+
+    def _open_if_enough(self, now_s: float) -> list[CoordinatorEffect]:
+        online = [device.hello for device in self.devices.values() if device.online and device.hello is not None]
+        if self.state != "waiting" or len(online) < self.config.min_devices:
+            return []
+        self.state = "open"
+        self.aggregator = Aggregator(self.bundle.plan, self.weights)
+        self.closes_at_s = now_s + self.config.deadline_s + self.config.grace_s
+        for device in self.devices.values():
+            device.order, device.answered = None, True
+        chosen = self.strategy.plan(self.round, online)
+        effects: list[CoordinatorEffect] = [self._announce(), SetTimer("close", self.closes_at_s - now_s)]
+        effects.append(Note("round opened", details={"round": self.round, "devices": len(chosen)}))
+        # what arrived while nothing was open waits in the devices' outboxes and is offered again
+        return effects + [self._order(device_id, self.config.deadline_s) for device_id in chosen]
+
+    def _welcome(self, now_s: float, device_id: str, device: Device, *, again: bool) -> list[CoordinatorEffect]:
+        if not (device.online and device.hello is not None):
+            return []
+        if self.state == "waiting":
+            return self._open_if_enough(now_s)
+        left_s = self.closes_at_s - self.config.grace_s - now_s
+        has_order = device.order is not None and not again
+        if self.state != "open" or has_order or left_s < JOIN_FRACTION * self.config.deadline_s:
+            return []
+        if again and device.order is not None and device.answered:
+            return []
+        return [self._order(device_id, left_s)] if self.strategy.plan(self.round, [device.hello]) else []
+
+    def _order(self, device_id: str, deadline_s: float) -> Send:
+        device = self.devices[device_id]
+        assert device.hello is not None
+        self.num_orders += 1
+        device.order = (self.boot_epoch << 24) + self.num_orders
+        device.answered = False
+        batches_per_pass = -(-device.hello.num_samples // self.config.batch_size)
+        rates = self.config.learning_rates
+        order = Order(
+            order=device.order,
+            round=self.round,
+            strategy=self.config.strategy_name,
+            bundle=self.bundle_ref,
+            weights=self.weights_ref,
+            num_batches=max(1, round(batches_per_pass * self.config.passes)),
+            deadline_s=deadline_s,
+            seed=(self.config.seed * 1_000_003 + device.order) % 2**53,
+            learning_rate=rates[min(self.round, len(rates)) - 1] if rates else None,
+        )
+        return Send(
+            to=device_id,
+            body=order,
+            run=self.config.run,
+            base_version=self.version,
+            base_digest=self.weights_ref.digest,
+        )
+
+    def _close_if_due(self, now_s: float) -> list[CoordinatorEffect]:
+        if self.state != "open" or self.aggregator is None:
+            return []
+        late = now_s >= self.closes_at_s
+        awaited = any(not device.answered for device in self.devices.values())
+        if (awaited or self.fetching) and not late:
+            return []
+        if self.aggregator.num_updates == 0:
+            if not late and not awaited and any(device.online for device in self.devices.values()):
+                return []  # everybody declined: the deadline gives them time to recover
+            return self._retry(now_s)
+        self.state = "committing"
+        self.next_weights = self.strategy.finish(self.aggregator)
+        self.aggregator = None
+        commit = Commit(
+            version=self.version + 1,
+            round=self.round,
+            weights=self.next_weights,
+            settled=tuple(self.pending.values()),
+        )
+        return [CancelTimer("close"), commit]
+
+    def _retry(self, now_s: float) -> list[CoordinatorEffect]:
+        self.state = "waiting"
+        note = Note("round repeated: no update came before the deadline", details={"round": self.round})
+        return [note, *self._open_if_enough(now_s)]
+
+    # ------------------------------------------------------------ updates
+
+    def _on_update(self, now_s: float, envelope: Envelope, update: Update) -> list[CoordinatorEffect]:
+        key = (envelope.sender, envelope.boot_epoch, envelope.sequence)
+        if key in self.settled:
+            ack = Ack(boot_epoch=key[1], sequence=key[2], outcome="duplicate", reason=f"was {self.settled[key]}")
+            return [Send(to=envelope.sender, body=ack, run=self.config.run)]
+        if key in self.pending or update.delta.digest in self.fetching:
+            return []  # a repeat of what is being dealt with
+        if envelope.run != self.config.run:
+            return self._settle(envelope, update, "expired", f"belongs to run {envelope.run}")
+        device = self._device(envelope.sender)
+        if device is None or device.hello is None:
+            return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
+        if update.delta.size_bytes > self.max_delta_bytes:
+            reason = f"its delta has {update.delta.size_bytes} bytes, this model's at most {self.max_delta_bytes}"
+            return self._settle(envelope, update, "refused", reason)
+        if self.state != "open":
+            if self.state in ("evaluating", "finished"):
+                return self._settle(envelope, update, "expired", "the run is over")
+            return []  # nothing is open at this moment: the outbox will offer it again
+        if update.delta.data is not None:
+            return self._take(now_s, envelope, update, update.delta.data)
+        self.fetching[update.delta.digest] = (envelope, update)
+        return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
+
+    def _take(self, now_s: float, envelope: Envelope, update: Update, content: bytes) -> list[CoordinatorEffect]:
+        if self.state != "open" or self.aggregator is None:
+            return []  # offered again by the outbox
+        staleness = self.version - (envelope.base_version if envelope.base_version is not None else -(2**31))
+        self._answered(envelope.sender, update.order)
+        if staleness > self.config.max_staleness:
+            reason = f"{staleness} versions late, at most {self.config.max_staleness} count"
+            return [*self._settle(envelope, update, "expired", reason), *self._close_if_due(now_s)]
+        try:
+            self._check(envelope, update, staleness)
+            delta = unpack(content, self.bundle.graph.parameters)
+            self.strategy.fold(self.aggregator, update, delta, staleness)
+        except EdgetideError as error:
+            return [*self._settle(envelope, update, "refused", str(error)), *self._close_if_due(now_s)]
+        settled = self._settled(envelope, update, "applied", "")
+        self.pending[(settled.device, settled.boot_epoch, settled.sequence)] = settled
+        details = {"round": update.round, "batches": len(update.step_vectors), "staleness": staleness}
+        return [Note("update received", envelope.sender, details), *self._close_if_due(now_s)]
+
+    def _check(self, envelope: Envelope, update: Update, staleness: int) -> None:
+        if staleness < 0:
+            raise PeerError(f"it builds on version {envelope.base_version}, the newest is {self.version}")
+        if not update.step_vectors or max(update.step_vectors) >= len(update.vectors):
+            raise PeerError("step_vectors does not fit vectors")
+        if not 0 < update.num_samples <= len(update.step_vectors) * self.config.batch_size:
+            raise PeerError(f"{update.num_samples} samples do not fit {len(update.step_vectors)} mini-batches")
+        for vector in update.vectors:
+            check_vector(self.bundle.plan, vector)
+
+    def _settle(self, envelope: Envelope, update: Update, outcome: str, reason: str) -> list[CoordinatorEffect]:
+        settled = self._settled(envelope, update, outcome, reason[:500])
+        self.settled[(settled.device, settled.boot_epoch, settled.sequence)] = outcome
+        self._answered(envelope.sender, update.order)
+        return [
+            Record(settled),
+            self._ack(settled),
+            Note(f"update {outcome}", envelope.sender, {"round": update.round, "reason": reason[:500]}),
+        ]
+
+    def _settled(self, envelope: Envelope, update: Update, outcome: str, reason: str) -> Settled:
+        return Settled(
+            device=envelope.sender,
+            boot_epoch=envelope.boot_epoch,
+            sequence=envelope.sequence,
+            outcome=outcome,
+            reason=reason,
+            macs=update.macs,
+            vectors={
+                "-".join(map(str, update.vectors[index])): count
+                for index, count in sorted(Counter(update.step_vectors).items())
+                if index < len(update.vectors)
+            },
+        )
+
+    def _ack(self, settled: Settled) -> Send:
+        ack = Ack(
+            boot_epoch=settled.boot_epoch,
+            sequence=settled.sequence,
+            outcome=settled.outcome,
+            reason=settled.reason,
+        )
+        return Send(to=settled.device, body=ack, run=self.config.run)
+
+    def _on_decline(self, now_s: float, envelope: Envelope, decline: Decline) -> list[CoordinatorEffect]:
+        self._answered(envelope.sender, decline.order)
+        note = Note("device declined", envelope.sender, {"round": decline.round, "reason": decline.reason})
+        return [note, *self._close_if_due(now_s)]
+
+    def _answered(self, device_id: str, order: int) -> None:
+        device = self.devices.get(device_id)
+        if device is not None and device.order == order:
+            device.answered = True
+
+    def _device(self, device_id: str) -> Device | None:
+        if device_id not in self.devices and len(self.devices) >= MAX_DEVICES:
+            return None
+        return self.devices.setdefault(device_id, Device())
+
+    def _announce(self) -> Announce:
+        state = {"waiting": "waiting", "finished": "finished"}.get(self.state, "training")
+        run = Run(
+            run=self.config.run,
+            strategy=self.config.strategy_name,
+            state=state,
+            round=min(self.round, self.config.num_rounds),
+            num_rounds=self.config.num_rounds,
+            model_version=self.version,
+            accuracy=self.accuracy,
+        )
+        return Announce(run)

@@ -1,0 +1,138 @@
+"""The durable side of a run: a database and a model store behind the node's RunState port."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from coordinator.database import Database, Outcome, UpdateId, Version
+from coordinator.effects import Commit, Settled
+from coordinator.model_store import ModelStore
+from device_agent.effects import Note
+from device_agent.wire.messages import Hello, Run
+
+
+@dataclass
+class DurableRun:
+    """Keeps one run in a database and a model store.
+
+    Attributes:
+        database, store: where. run: id of the run.
+        base_bytes: bytes sent before this start of the coordinator.
+        base_wall_s: seconds of training before this start.
+    """
+
+    database: Database
+    store: ModelStore
+    run: str
+    base_bytes: int = 0
+    base_wall_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        """Start the stop-watch."""
+        self._began_s = self.clock()
+        self._state = ""
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training since the run began, restarts left out."""
+        return self.base_wall_s + self.clock() - self._began_s
+
+    def commit(self, commit: Commit, bytes_sent: int) -> None:
+        """Store the weights, then the version with its updates in one transaction."""
+        digest = self.store.put(commit.weights)
+        applied = sum(settled.outcome == "applied" for settled in commit.settled)
+        version = Version(
+            version=commit.version,
+            digest=digest,
+            round=commit.round,
+            wall_s=self.wall_s,
+            num_updates=applied,
+            bytes_sent=self.base_bytes + bytes_sent,
+        )
+        self.database.commit_round(self.run, version, [_outcome(settled) for settled in commit.settled])
+
+    def record(self, settled: Settled) -> None:
+        """Remember what became of an update that changed no model."""
+        self.database.record_outcome(self.run, _outcome(settled))
+
+    def evaluated(self, version: int, accuracy: float, loss: float) -> None:
+        """Add a version's accuracy to the curve."""
+        self.database.record_accuracy(self.run, version, accuracy, loss)
+
+    def device(self, hello: Hello) -> None:
+        """Remember how a device introduced itself."""
+        self.database.record_device(hello.device, msgspec.to_builtins(hello))
+
+    def event(self, note: Note) -> None:
+        """Add a line to the history."""
+        self.database.record_event(self.run, note.event, note.device, note.details)
+
+    def announced(self, run: Run) -> None:
+        """Keep the run's public state."""
+        if run.state != self._state:
+            self._state = run.state
+            self.database.set_run_state(self.run, run.state)
+
+
+def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str, Any]:
+    """What a run came to, JSON-ready.
+
+    Args:
+        database: that holds the run. run: its id.
+        about: what the database does not know: broker, engine.
+    """
+    curve = database.curve(run)
+    measured = [(version.wall_s, version.accuracy) for version in curve if version.accuracy is not None]
+    outcomes = database.outcomes(run)
+    devices: dict[str, dict[str, Any]] = {}
+    for outcome in outcomes:
+        if outcome.outcome != "applied":
+            continue
+        device = devices.setdefault(
+            outcome.update.device,
+            {"id": outcome.update.device, "updates": 0, "batches": 0, "macs": 0, "vectors": {}},
+        )
+        device["updates"] += 1
+        device["macs"] += outcome.macs
+        for vector, count in outcome.vectors.items():
+            device["batches"] += count
+            device["vectors"][vector] = device["vectors"].get(vector, 0) + count
+    totals: dict[str, int] = {}
+    for device in devices.values():
+        for vector, count in device["vectors"].items():
+            totals[vector] = totals.get(vector, 0) + count
+    num_batches = sum(totals.values())
+    last = curve[-1] if curve else None
+    return {
+        "run": run,
+        "accuracy": measured[-1][1] if measured else None,
+        "accuracy_curve": [[round(wall_s, 3), accuracy] for wall_s, accuracy in measured],
+        "rounds": max((version.round for version in curve), default=0),
+        "wall_s": round(last.wall_s, 3) if last else 0.0,
+        "bytes_sent": last.bytes_sent if last else 0,
+        "macs": sum(device["macs"] for device in devices.values()),
+        "updates_applied": sum(outcome.outcome == "applied" for outcome in outcomes),
+        "updates_expired": sum(outcome.outcome == "expired" for outcome in outcomes),
+        "updates_refused": sum(outcome.outcome == "refused" for outcome in outcomes),
+        "vector_shares": {
+            vector: round(count / num_batches, 4) for vector, count in sorted(totals.items(), key=lambda item: -item[1])
+        },
+        "devices": [devices[name] for name in sorted(devices)],
+        **about,
+    }
+
+
+def _outcome(settled: Settled) -> Outcome:
+    return Outcome(
+        update=UpdateId(settled.device, settled.boot_epoch, settled.sequence),
+        outcome=settled.outcome,
+        reason=settled.reason,
+        macs=settled.macs,
+        vectors=settled.vectors,
+    )

@@ -1,0 +1,272 @@
+"""The live coordinator: builds the node with its real ports and runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import secrets
+import signal
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.blobs import Blobs
+from coordinator.control import ControlServer
+from coordinator.dashboard.app import create_app
+from coordinator.dashboard.server import serve
+from coordinator.database import Database, Run, Version, move_aside, open_database
+from coordinator.evaluator import Evaluator
+from coordinator.fleet import Fleet, to_json
+from coordinator.model_store import ModelStore
+from coordinator.node import CoordinatorNode
+from coordinator.rollout import roll_out
+from coordinator.rounds import RoundsCore, RunConfig
+from coordinator.run_state import DurableRun, make_report
+from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
+from coordinator.strategies.names import STRATEGIES
+from device_agent.loop import Loop
+from device_agent.wire.chunks import Downloads
+from device_agent.wire.mqtt import MqttBus
+from firmware_profiles.errors import UserError, WorldError
+from models.bundle import encode as encode_bundle
+from models.engines.choose import make_engine
+from models.weights import pack
+
+log = logging.getLogger(__name__)
+
+DATABASE = "coordinator.sqlite"
+MODELS = "models"
+REPORT = "report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorConfig:
+    """What `edgetide coordinator run` was told.
+
+    Attributes:
+        broker: mqtt[s]:// address; broker_description: for people.
+        fleet: name of the fleet. learning: what to learn.
+        min_devices: devices that must be online to begin a round.
+        round_s: seconds per round, or None: what the devices need if they all share this machine.
+        host, port: of the web page. state: folder. database: URL, or None for a file in `state`.
+        fresh: begin a new run instead of resuming. exit_when_finished: end the process with the run.
+    """
+
+    broker: str
+    broker_description: str
+    fleet: str
+    learning: LearningConfig
+    min_devices: int
+    round_s: float | None
+    host: str
+    port: int
+    state: Path
+    database: str | None
+    fresh: bool
+    exit_when_finished: bool
+
+
+def run_coordinator(config: CoordinatorConfig) -> dict[str, Any]:
+    """Run until the run is finished (with exit_when_finished) or SIGTERM or SIGINT; returns the report.
+
+    Raises:
+        UserError: an option, a file or the state folder cannot be used.
+        WorldError: disk, database or broker fail.
+    """
+    try:
+        config.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"state folder {config.state} cannot be made: {error.strerror}") from error
+    learning = prepare_learning(config.learning)
+    database = _open(config)
+    try:
+        return _run(config, learning, database)
+    finally:
+        database.close()
+
+
+def _open(config: CoordinatorConfig) -> Database:
+    path = config.state / DATABASE
+    if config.fresh and config.database is None and (aside := move_aside(path)) is not None:
+        log.info("starting anew: the old run is now %s", aside.name)
+    (config.state / REPORT).unlink(missing_ok=True)
+    return open_database(config.database or path)
+
+
+def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> dict[str, Any]:
+    store = ModelStore(config.state / MODELS)
+    wanted = Run(
+        id=f"run-{secrets.token_hex(4)}",
+        strategy=config.learning.strategy,
+        graph_digest=learning.graph_digest,
+        config=_plain(config),
+        seed=config.learning.seed,
+    )
+    run, resumed = database.begin_or_resume_run(wanted)
+    latest = database.latest_version(run.id)
+    log.info("run %s %s", run.id, f"resumed at version {latest.version if latest else 0}" if resumed else "begins")
+    blobs = Blobs()
+    core = _core(config, learning, database, store, run.id, latest, blobs)
+    state = DurableRun(
+        database,
+        store,
+        run.id,
+        base_bytes=latest.bytes_sent if latest else 0,
+        base_wall_s=latest.wall_s if latest else 0.0,
+    )
+    if latest is None:
+        digest = store.put(learning.weights)
+        database.commit_round(run.id, Version(version=0, digest=digest, round=0))
+    about = {
+        "broker": config.broker_description,
+        "engine": _engine_name(config.learning.engine),
+        "model": learning.bundle.graph.name,
+        "data": config.learning.data,
+        "strategy": config.learning.strategy,
+        "seed": config.learning.seed,
+        "resumed": resumed,
+    }
+    loop = Loop()
+    evaluator = Evaluator(
+        lambda: make_engine(config.learning.engine, learning.bundle.graph, learning.bundle.settings.loss, 1),
+        learning.data.train,
+        learning.data.test,
+        done=lambda version, accuracy, loss: loop.post(lambda: node.evaluated(version, accuracy, loss)),
+    )
+
+    def finished() -> None:
+        _write_report(config.state, make_report(database, run.id, about))
+        log.info("run %s finished", run.id)
+        if config.exit_when_finished:
+            # Give the last announcement the time to leave.
+            loop.set_timer("exit", 1.0, loop.stop)
+
+    bus = MqttBus(
+        config.broker,
+        client_id=f"{config.fleet}-coordinator",
+        on_connect=lambda: loop.post(node.connected),
+    )
+    node = CoordinatorNode(
+        fleet=config.fleet,
+        core=core,
+        bus=bus,
+        downloads=Downloads(random.Random()),
+        timers=loop,
+        blobs=blobs,
+        state=state,
+        evaluate=evaluator.submit,
+        finished=finished,
+        view=Fleet(groups=learning.bundle.plan.groups),
+    )
+    app = create_app(
+        lambda: to_json(node.view, loop.now_s(), about),
+        lambda: _curve(database, run.id),
+    )
+    server = serve(app, config.host, config.port)
+    log.info("web page at %s", server.url)
+    control = ControlServer(config.state, lambda request: _on_loop(loop, lambda: roll_out(node, learning, request)))
+    node.subscribe(lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    node.start()
+    bus.start()
+    try:
+        loop.run()
+    finally:
+        control.close()
+        server.stop()
+        evaluator.close()
+        bus.close()
+    return make_report(database, run.id, about)
+
+
+def _core(
+    config: CoordinatorConfig,
+    learning: Learning,
+    database: Database,
+    store: ModelStore,
+    run: str,
+    latest: Version | None,
+    blobs: Blobs,
+) -> RoundsCore:
+    """The core where the database left it."""
+    weights = store.get(latest.digest).weights if latest else learning.weights
+    deadline_s = config.round_s or deadline_on_one_machine(learning, config.min_devices, os.cpu_count() or 1)
+    log.info("a round takes %.1f s", deadline_s)
+    measured = [version.accuracy for version in database.curve(run) if version.accuracy is not None]
+    return RoundsCore(
+        config=RunConfig(
+            run=run,
+            strategy_name=config.learning.strategy,
+            num_rounds=config.learning.num_rounds,
+            min_devices=config.min_devices,
+            deadline_s=deadline_s,
+            grace_s=max(2.0, 0.25 * deadline_s),
+            passes=config.learning.passes,
+            batch_size=config.learning.batch_size,
+            seed=config.learning.seed,
+            learning_rates=learning.learning_rates(),
+        ),
+        strategy=STRATEGIES[config.learning.strategy][1],
+        bundle=learning.bundle,
+        bundle_ref=blobs.put(encode_bundle(learning.bundle)),
+        weights=weights,
+        weights_ref=blobs.put(pack(weights)),
+        boot_epoch=database.next_boot_epoch(run),
+        version=latest.version if latest else 0,
+        round=latest.round + 1 if latest else 1,
+        accuracy=measured[-1] if measured else None,
+        settled={
+            (outcome.update.device, outcome.update.boot_epoch, outcome.update.sequence): outcome.outcome
+            for outcome in database.outcomes(run)
+        },
+    )
+
+
+def _on_loop(loop: Loop, action: Any) -> Any:
+    """Run an action on the loop's thread and wait for what it returns or raises."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it was asked for
+            future.set_exception(error)
+
+    loop.post(run)
+    try:
+        return future.result(timeout=30.0)
+    except TimeoutError as error:
+        raise WorldError("the coordinator is busy; try again") from error
+
+
+def _curve(database: Database, run: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "version": version.version,
+            "round": version.round,
+            "accuracy": version.accuracy,
+            "loss": version.loss,
+            "wall_s": version.wall_s,
+        }
+        for version in database.curve(run)
+    ]
+
+
+def _engine_name(kind: str) -> str:
+    return "torch" if kind == "auto" else kind
+
+
+def _plain(config: CoordinatorConfig) -> dict[str, Any]:
+    learning = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config.learning).items()}
+    return {"learning": learning, "min_devices": config.min_devices, "round_s": config.round_s}
+
+
+def _write_report(state: Path, report: dict[str, Any]) -> None:
+    unfinished = state / f"{REPORT}.unfinished"
+    unfinished.write_text(json.dumps(report), encoding="utf-8")
+    unfinished.replace(state / REPORT)
+

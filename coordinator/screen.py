@@ -1,0 +1,156 @@
+"""What `edgetide up` shows in the terminal: a live table, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+LINE_S = 5.0
+"""How often a line is written where there is no terminal."""
+
+_STATE_STYLE = {
+    "training": "green",
+    "reporting": "cyan",
+    "fetching": "cyan",
+    "paused": "yellow",
+    "lost": "red",
+    "offline": "red",
+    "silent": "red",
+}
+
+
+class Screen:
+    """Shows a fleet on stderr for the time of its `with` block."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
+        self._line_s = 0.0
+
+    def __enter__(self) -> Screen:  # noqa: PYI034 - typing.Self is younger than Python 3.10
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Write one line that stays."""
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def show(self, view: dict[str, Any], curve: list[dict[str, Any]]) -> None:
+        """Show the fleet as `coordinator.fleet.to_json` gives it, with the model versions so far."""
+        if self._live is not None:
+            self._live.update(Group(_head(view, curve), devices_table(view)))
+        elif time.monotonic() - self._line_s >= LINE_S:
+            self._line_s = time.monotonic()
+            self.say(one_line(view))
+
+
+def one_line(view: dict[str, Any]) -> str:
+    """The fleet in one line."""
+    run = view.get("run") or {}
+    devices = " ".join(
+        f"{device['device']}:{device['state']}"
+        + (f"@{device['telemetry']['macs_fraction']:.2f}" if device["telemetry"]["macs_fraction"] is not None else "")
+        for device in view["devices"]
+    )
+    return f"round {run.get('round', 0)}/{run.get('num_rounds', 0)}  accuracy {_percent(run.get('accuracy'))}  {devices}"
+
+
+def devices_table(view: dict[str, Any]) -> Table:
+    """One row a device."""
+    table = Table(expand=True)
+    for name in ("device", "state", "vector", "MACs", "CPU share", "others", "memory", "°C", "batches"):
+        table.add_column(name)
+    for device in view["devices"]:
+        told = device["telemetry"]
+        state = Text(device["state"], style=_STATE_STYLE.get(device["state"], ""))
+        if device["reason"]:
+            state.append(f" {device['reason']}", style="dim")
+        vector = told["vector"]
+        own = told["memory_own_bytes"]
+        warm = told["temperature_celsius"]
+        table.add_row(
+            Text(device["device"]),
+            state,
+            "-" if vector is None else "·".join(map(str, vector[:8])) + ("…" if len(vector) > 8 else ""),
+            _percent(told["macs_fraction"]),
+            _percent(told["cpu_share_fraction"]),
+            _percent(told["cpu_others_fraction"]),
+            "-" if own is None else f"{own / 2**20:.0f} MiB",
+            "-" if warm is None else f"{warm:.0f}",
+            f"{told['steps_done'] or 0}/{told['steps_planned'] or 0}",
+        )
+    return table
+
+
+def print_report(report: dict[str, Any], console: Console | None = None) -> None:
+    """Write the final report for people, on stderr."""
+    console = console or Console(stderr=True)
+    table = Table(title="Report", show_header=False)
+    batches = sum(device["batches"] for device in report["devices"])
+    rows = {
+        "accuracy on held-out data": _percent(report["accuracy"]),
+        "rounds": str(report["rounds"]),
+        "time": f"{report['wall_s']:.0f} s",
+        "updates applied / expired / refused": f"{report['updates_applied']} / {report['updates_expired']} / "
+        f"{report['updates_refused']}",
+        "mini-batches": str(batches),
+        "training MACs": f"{report['macs'] / 1e9:.1f} G",
+        "bytes over the wire": f"{report['bytes_sent'] / 1e6:.1f} MB",
+        "broker": report["broker"],
+        "engine": report["engine"],
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(str(value)))
+    console.print(table)
+    shares = Table(title="Share of each vector (kept channels by width group)")
+    for name in ("vector", "mini-batches"):
+        shares.add_column(name)
+    for vector, share in list(report["vector_shares"].items())[:12]:
+        shares.add_row(_short(vector), _percent(share))
+    console.print(shares)
+    devices = Table(title="Devices")
+    for name in ("device", "updates", "mini-batches", "training GMACs", "vectors used"):
+        devices.add_column(name)
+    for device in report["devices"]:
+        devices.add_row(
+            Text(device["id"]),
+            str(device["updates"]),
+            str(device["batches"]),
+            f"{device['macs'] / 1e9:.1f}",
+            str(len(device["vectors"])),
+        )
+    console.print(devices)
+
+
+def _head(view: dict[str, Any], curve: list[dict[str, Any]]) -> Group:
+    run = view.get("run") or {}
+    done, planned = max(0, len(curve) - 1), run.get("num_rounds", 0) or 1
+    title = Text.assemble(
+        ("edgetide ", "bold"),
+        f"{run.get('strategy', '')} · {run.get('state', 'starting')} · round {run.get('round', 0)}/{planned} · accuracy ",
+        (_percent(run.get("accuracy")), "bold"),
+    )
+    return Group(title, ProgressBar(total=planned, completed=min(done, planned)))
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def _short(vector: str) -> str:
+    return vector if len(vector) <= 60 else vector[:57] + "…"

@@ -1,0 +1,144 @@
+"""What a run learns and how: from names and options to a checked, frozen plan."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.strategies.names import STRATEGIES
+from firmware_profiles.errors import UserError
+from models.bundle import Bundle, TrainingSettings
+from models.data.dataset import DataSplit, load_data, match
+from models.data.batches import shuffled_batches
+from models.engines.choose import make_engine
+from models.graph import digest as graph_digest
+from models.optim import Optimizer, OptimizerSettings
+from models.step import training_step
+from models.subnet import Array, full_subnet
+from models.table import ParetoTable, find_fault, load_table, uniform_table
+from models.widths import plan_widths
+from models.zoo import initial_weights, load_model, shipped_table
+
+FALLBACK_FRACTIONS = (0.25, 0.35, 0.5, 0.625, 0.75, 0.875, 1.0)
+FINAL_RATE_FRACTION = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningConfig:
+    """What the user asked a run to learn.
+
+    Attributes:
+        model: zoo name or ONNX file. data: name or path.
+        strategy: key of STRATEGIES. table: file, or None for the shipped or a uniform one.
+        engine: name of an engine. seed: of initial weights, data split and orders.
+        num_rounds: aggregations. passes: over the local data per round.
+        batch_size, learning_rate, momentum, weight_decay, clip_norm: of local training; the rate falls
+            to a tenth over the rounds, along a cosine.
+    """
+
+    model: str
+    data: str
+    strategy: str = "distreal"
+    table: Path | None = None
+    engine: str = "auto"
+    seed: int = 0
+    num_rounds: int = 8
+    passes: float = 2.0
+    batch_size: int = 32
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A LearningConfig made concrete.
+
+    Attributes:
+        config: what was asked for.
+        bundle: what devices get. weights: of version 0.
+        data: train for calibration (and for devices that share it), test to measure on.
+    """
+
+    config: LearningConfig
+    bundle: Bundle
+    weights: dict[str, Array]
+    data: DataSplit
+
+    @property
+    def graph_digest(self) -> str:
+        """Digest of the network."""
+        return graph_digest(self.bundle.graph)
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """One per round, falling along a cosine to FINAL_RATE_FRACTION of the first."""
+        config = self.config
+        span = max(1, config.num_rounds - 1)
+        low = FINAL_RATE_FRACTION
+        return tuple(
+            config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * index / span)))
+            for index in range(config.num_rounds)
+        )
+
+
+def prepare_learning(config: LearningConfig) -> Learning:
+    """Load data and model and put the bundle together.
+
+    Raises:
+        UserError: something named does not exist, cannot be read, or does not fit the rest.
+    """
+    if config.strategy not in STRATEGIES:
+        raise UserError(f"strategy {config.strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}")
+    data = load_data(config.data, config.seed)
+    graph, weights = load_model(config.model, data.train.shape, data.train.num_classes)
+    data = match(data, graph.input_shape, graph.num_classes)
+    plan = plan_widths(graph)
+    optimizer = OptimizerSettings(
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    settings = TrainingSettings(batch_size=config.batch_size, optimizer=optimizer)
+    table = _table(config, graph_digest(graph)) or uniform_table(graph, plan, config.batch_size, FALLBACK_FRACTIONS)
+    if fault := find_fault(table, graph_digest(graph), plan):
+        raise UserError(f"table {config.table or table.source}: {fault}")
+    bundle = Bundle(graph=graph, plan=plan, table=table, settings=settings)
+    return Learning(config, bundle, weights or initial_weights(graph, config.seed), data)
+
+
+def _table(config: LearningConfig, digest: str) -> ParetoTable | None:
+    if config.table is not None:
+        return load_table(config.table)
+    table = shipped_table(config.model)
+    return table if table is not None and table.graph_digest == digest else None
+
+
+def seconds_of_a_full_step(learning: Learning, num_steps: int = 4) -> float:
+    """Seconds of one core that the full network's mini-batch takes on this machine (the fastest of a few)."""
+    bundle = learning.bundle
+    engine = make_engine(learning.config.engine, bundle.graph, bundle.settings.loss, 1)
+    weights = {name: value.copy() for name, value in learning.weights.items()}
+    optimizer, subnet = Optimizer(bundle.settings.optimizer), full_subnet(bundle.plan)
+    stream = shuffled_batches(len(learning.data.train), bundle.settings.batch_size, learning.config.seed)
+    seconds = []
+    for _ in range(num_steps):
+        inputs, labels = learning.data.train.batch(next(stream))
+        began_s = time.process_time()
+        training_step(engine, bundle.plan, weights, optimizer, subnet, inputs, {"labels": labels})
+        seconds.append(time.process_time() - began_s)
+    return min(seconds)
+
+
+def deadline_on_one_machine(learning: Learning, num_devices: int, num_cores: int) -> float:
+    """Seconds per round in which devices that share this machine just about afford the full network.
+
+    A quarter more than that, so that what the machine does besides does not shrink every network at once.
+    """
+    samples = len(learning.data.train) / num_devices
+    num_batches = max(1, round(-(-samples // learning.config.batch_size) * learning.config.passes))
+    crowding = max(1.0, num_devices / num_cores)
+    return max(3.0, 1.25 * num_batches * seconds_of_a_full_step(learning) * crowding)

@@ -1,0 +1,1 @@
+"""The coordinator halves of the strategies."""

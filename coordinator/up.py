@@ -1,0 +1,234 @@
+"""`edgetide up`: a whole fleet on one machine, as separate processes over a real broker."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.broker import RunningBroker, start_broker
+from coordinator.runtime import REPORT
+from coordinator.screen import Screen, print_report
+from coordinator.supervisor import Supervisor
+from firmware_profiles.errors import UserError
+
+FLEET = "edgetide"
+BOARD_SHARES = (1.0, 0.8, 0.6, 0.45)
+"""The agents stand for unlike boards: each may take this share of what its part of the machine is."""
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpConfig:
+    """What `edgetide up` was told; see `edgetide up --help`."""
+
+    devices: int
+    rounds: int
+    strategy: str
+    model: str
+    data: str
+    broker: str
+    engine: str
+    port: int
+    seed: int
+    table: Path | None
+    passes: float
+    round_seconds: str
+    learning_rate: float
+    partition: str
+    state: Path
+    fresh: bool
+    exit_when_finished: bool
+
+
+def run_up(config: UpConfig) -> dict[str, Any]:
+    """Start everything, show it, end everything; returns the report.
+
+    Raises:
+        UserError: the port is busy, the folder is in use, or an option cannot be used.
+        WorldError: a process fails again and again.
+    """
+    _check_port(config.port)
+    with _locked(config.state), Supervisor(config.state / "cohort.json") as supervisor:
+        (config.state / "coordinator" / REPORT).unlink(missing_ok=True)
+        broker = start_broker(config.broker, config.state / "broker", supervisor=supervisor)
+        with Screen() as screen:
+            screen.say(f"broker: {broker.description}")
+            port = config.port or _free_port()
+            _start_coordinator(config, supervisor, broker, port)
+            for index in range(config.devices):
+                _start_agent(config, supervisor, broker, index)
+            screen.say(f"page: http://127.0.0.1:{port}/   logs and state: {config.state}")
+            report = _watch(config, supervisor, screen, port)
+        if report is not None:
+            print_report(report)
+        if report is not None and not config.exit_when_finished:
+            _stay(supervisor, port)
+    if report is None:
+        raise UserError(
+            f"stopped before the run was finished; the same command resumes it from {config.state}, "
+            "--fresh begins a new one"
+        )
+    return report
+
+
+def _start_coordinator(config: UpConfig, supervisor: Supervisor, broker: RunningBroker, port: int) -> None:
+    options = {
+        "--broker": broker.url,
+        "--broker-description": broker.description,
+        "--fleet": FLEET,
+        "--devices": config.devices,
+        "--rounds": config.rounds,
+        "--strategy": config.strategy,
+        "--model": config.model,
+        "--data": config.data,
+        "--engine": config.engine,
+        "--port": port,
+        "--seed": config.seed,
+        "--passes": config.passes,
+        "--round-seconds": config.round_seconds,
+        "--learning-rate": config.learning_rate,
+        "--state": config.state / "coordinator",
+    }
+    argv = ["coordinator", "run", *_flat(options)]
+    argv += ["--table", str(config.table)] if config.table else []
+    # A restart after a crash must resume, so the old run is moved aside here, once.
+    if config.fresh:
+        from coordinator.database import move_aside  # noqa: PLC0415
+        from coordinator.runtime import DATABASE  # noqa: PLC0415
+
+        move_aside(config.state / "coordinator" / DATABASE)
+    _start(config, supervisor, "coordinator", argv, agent=False)
+
+
+def _start_agent(config: UpConfig, supervisor: Supervisor, broker: RunningBroker, index: int) -> None:
+    name = f"device-{index + 1}"
+    folder = config.state / "agents" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    policy = folder / "board.yaml"
+    policy.write_text(
+        f"# stands for one board of an unlike fleet\nmax_cpu_share_fraction: {_board_share(config, index):.4f}\n",
+        encoding="utf-8",
+    )
+    options = {
+        "--broker": broker.url,
+        "--fleet": FLEET,
+        "--id": name,
+        "--data": config.data,
+        "--shard": f"{index}/{config.devices}",
+        "--partition": config.partition,
+        "--seed": config.seed,
+        "--policy": policy,
+        "--state": folder,
+        "--engine": config.engine,
+        "--cohort": config.state / "cohort.json",
+    }
+    _start(config, supervisor, name, ["agent", "run", *_flat(options)], agent=True)
+
+
+def _board_share(config: UpConfig, index: int) -> float:
+    """What all agents together would take if they were like this one (a policy speaks of the machine)."""
+    one_thread_each = min(1.0, config.devices / (os.cpu_count() or 1))
+    return BOARD_SHARES[index % len(BOARD_SHARES)] * one_thread_each
+
+
+def _start(config: UpConfig, supervisor: Supervisor, name: str, argv: list[str], *, agent: bool) -> None:
+    # One thread each: the processes share the cores, and a BLAS that spins for more takes from the others.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    supervisor.start(
+        name,
+        [sys.executable, "-m", "coordinator.cli", *argv],
+        log_path=config.state / "logs" / f"{name}.log",
+        agent=agent,
+        env=env,
+    )
+
+
+def _flat(options: dict[str, Any]) -> list[str]:
+    return [str(part) for pair in options.items() for part in pair]
+
+
+def _watch(config: UpConfig, supervisor: Supervisor, screen: Screen, port: int) -> dict[str, Any] | None:
+    """Show the fleet until the report is there; None if Ctrl-C came first."""
+    path = config.state / "coordinator" / REPORT
+    told_resumed = False
+    try:
+        while not path.exists():
+            supervisor.wait_until(path.exists, POLL_S)
+            view = _get(port, "fleet")
+            if view is None:
+                continue
+            if not told_resumed:
+                told_resumed = True
+                run = (view.get("run") or {}).get("run", "")
+                resumed = view["about"].get("resumed")
+                screen.say(f"{'resumes' if resumed else 'begins'} {run} (seed {config.seed})")
+            screen.show(view, _get(port, "curve") or [])
+    except KeyboardInterrupt:
+        screen.say("stopping")
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _stay(supervisor: Supervisor, port: int) -> None:
+    sys.stderr.write(f"The page stays at http://127.0.0.1:{port}/ until Ctrl-C.\n")
+    try:
+        while True:
+            supervisor.wait_until(lambda: False, 3600.0)
+    except KeyboardInterrupt:
+        return
+
+
+def _get(port: int, name: str) -> Any:
+    """A JSON twin of the page, or None while the coordinator does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{name}", timeout=2.0) as answer:
+            return json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def _check_port(port: int) -> None:
+    if port:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise UserError(
+                    f"port {port} is busy ({error.strerror}), perhaps with another `edgetide up`: choose one with --port"
+                ) from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """Hold the state folder for this process alone."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = (state / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"state folder {state} cannot be used: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another `edgetide up` runs on the state folder {state}: stop it, or name another with --state"
+            ) from None
+        yield
+

@@ -1,0 +1,1 @@
+"""The process on the device: it senses, chooses, trains and reports."""

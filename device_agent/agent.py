@@ -1,0 +1,328 @@
+"""The agent's core: a state machine that answers what happened with effects.
+
+::
+
+    idle ──order──▶ fetching ──weights and bundle──▶ training ──result──▶ reporting ──ack──▶ idle
+      ▲                │ gone                           │ failed, nothing trained    │
+      └────decline─────┴────────────────────────────────┘        a newer order ──▶ fetching
+
+A newer order always wins; a repeat changes nothing. Times are seconds of the driver's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from device_agent.effects import (
+    Acknowledged,
+    Announce,
+    Effect,
+    Fetch,
+    Install,
+    Note,
+    Prepare,
+    Send,
+    SetTimer,
+    StartJob,
+    StopJob,
+)
+from device_agent.training import StepCost, TrainingResult
+from device_agent.wire.messages import (
+    Ack,
+    BlobRef,
+    Decline,
+    Envelope,
+    Hello,
+    Order,
+    RolledOut,
+    Rollout,
+    Run,
+    Status,
+    Telemetry,
+    Update,
+)
+from device_agent.wire.topics import COORDINATOR
+from firmware_profiles.resources import Pause, Snapshot
+
+TELEMETRY_S = 1.0
+FINISH_MARGIN_FRACTION = 0.05
+"""Share of the deadline kept back to send the update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderInHand:
+    """An order with what the envelope said of it and when it must be done."""
+
+    order: Order
+    run: str
+    base_version: int
+    base_digest: str
+    deadline_at_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """What the driver needs to start the training job."""
+
+    in_hand: OrderInHand
+    bundle: bytes
+    weights: bytes
+
+
+@dataclass
+class Progress:
+    """What telemetry tells of the current order."""
+
+    steps_done: int = 0
+    last: StepCost | None = None
+    macs_since: int = 0
+    full_macs_since: int = 0
+
+
+@dataclass
+class AgentCore:
+    """Decides; the driver does. See the module's drawing.
+
+    Attributes:
+        hello: who this device is; the driver replaces it when policy or data change.
+        state: idle, fetching, training, paused or reporting.
+    """
+
+    hello: Hello
+    state: str = "idle"
+    reason: str = ""
+    run: str | None = None
+    last_order: tuple[str, int] = ("", -1)
+    in_hand: OrderInHand | None = None
+    awaited: dict[str, bytes | None] = field(default_factory=dict)
+    rollouts: dict[str, Rollout] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+
+    # ------------------------------------------------------------ what happens
+
+    def on_start(self) -> list[Effect]:
+        """The driver is ready."""
+        return [*self.on_connected(), SetTimer("telemetry", TELEMETRY_S)]
+
+    def on_connected(self) -> list[Effect]:
+        """The bus is (again) connected: retained messages may be gone and the will may have been sent."""
+        online = Status(online=True, boot_epoch=self.hello.boot_epoch)
+        return [Announce(online), Announce(self.hello)]
+
+    def on_run(self, run: Run) -> list[Effect]:
+        """The coordinator says what the fleet is doing."""
+        if run.run == self.run and run.state != "finished":
+            return []
+        other = run.run != self.run
+        self.run = run.run
+        effects: list[Effect] = [Prepare()] if other and run.state != "finished" else []
+        if self.in_hand is None or (self.in_hand.run == run.run and run.state != "finished"):
+            return effects
+        return [*effects, *self._drop("another run began" if other else "the run is over")]
+
+    def on_message(self, now_s: float, envelope: Envelope) -> list[Effect]:
+        """A machine message from the coordinator, already checked and not seen before."""
+        body = envelope.body
+        if isinstance(body, Order):
+            return self._on_order(now_s, envelope, body)
+        if isinstance(body, Ack):
+            return self._on_ack(body)
+        if isinstance(body, Rollout):
+            return self._on_rollout(body)
+        return [Note("message without a use for a device dropped", details={"kind": type(body).__name__})]
+
+    def on_fetched(self, digest: str, content: bytes) -> list[Effect]:
+        """Content that was asked for is here and its digest is right."""
+        effects: list[Effect] = []
+        if digest in self.rollouts:
+            effects.append(Install(self.rollouts.pop(digest).kind, digest, content))
+        if digest in self.awaited:
+            self.awaited[digest] = content
+            effects += self._start_if_ready()
+        return effects
+
+    def on_fetch_failed(self, digest: str, reason: str) -> list[Effect]:
+        """Content cannot be had."""
+        effects: list[Effect] = []
+        if digest in self.rollouts:
+            kind = self.rollouts.pop(digest).kind
+            effects.append(self._to_coordinator(RolledOut(kind=kind, digest=digest, in_force=False, reason=reason)))
+        if digest in self.awaited:
+            effects += self._decline(f"content {digest[:12]} could not be fetched: {reason}")
+        return effects
+
+    def on_installed(self, kind: str, digest: str, error: str | None) -> list[Effect]:
+        """The driver put rolled-out content in force, or could not."""
+        message = RolledOut(kind=kind, digest=digest, in_force=error is None, reason=(error or "")[:500])
+        event = "rollout in force" if error is None else "rollout refused"
+        return [
+            self._to_coordinator(message),
+            Announce(self.hello),
+            Note(event, details={"kind": kind, "digest": digest[:12], "reason": error or ""}),
+        ]
+
+    def on_progress(self, cost: StepCost) -> list[Effect]:
+        """The job trained a mini-batch."""
+        resumed = self.state == "paused"
+        self.state, self.reason = "training", ""
+        self.progress.steps_done += 1
+        self.progress.last = cost
+        self.progress.macs_since += cost.macs
+        self.progress.full_macs_since += cost.full_macs
+        return [Note("training resumed")] if resumed else []
+
+    def on_paused(self, pause: Pause) -> list[Effect]:
+        """The policy, or a budget below the cheapest vector, stops the job for now."""
+        changed = self.state != "paused"
+        self.state, self.reason = "paused", pause.reason[:500]
+        return [Note("training paused", details={"reason": self.reason})] if changed else []
+
+    def on_job_done(self, result: TrainingResult, delta: BlobRef, content: bytes, busy_s: float, wall_s: float) -> list[
+        Effect
+    ]:
+        """The job ended; `delta` names `content`, the packed weight change."""
+        in_hand = self.in_hand
+        if in_hand is None:
+            return []
+        if not result.step_vectors:
+            return self._decline(self.reason or "no mini-batch could be trained before the deadline")
+        self.state, self.reason = "reporting", ""
+        update = Update(
+            order=in_hand.order.order,
+            round=in_hand.order.round,
+            num_samples=result.num_samples,
+            vectors=tuple(result.vectors),
+            step_vectors=tuple(result.step_vectors),
+            seed=in_hand.order.seed,
+            delta=delta,
+            macs=result.macs,
+            loss_sum=result.loss_sum,
+            busy_s=busy_s,
+            wall_s=wall_s,
+        )
+        send = Send(
+            to=COORDINATOR,
+            body=update,
+            run=in_hand.run,
+            base_version=in_hand.base_version,
+            base_digest=in_hand.base_digest,
+            durable=True,
+            blobs={delta.digest: content},
+        )
+        details = {"order": update.order, "round": update.round, "batches": len(update.step_vectors)}
+        self.in_hand = None
+        return [send, Note("update put in the outbox", details=details)]
+
+    def on_job_failed(self, reason: str) -> list[Effect]:
+        """The job raised an error of the world's or of the bundle's."""
+        return self._decline(reason)
+
+    def on_timer(self, key: str, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int) -> list[
+        Effect
+    ]:
+        """A timer that was set is due."""
+        if key != "telemetry":
+            return []
+        return [
+            Announce(self._telemetry(snapshot, cpu_share_fraction, outbox_messages)),
+            SetTimer("telemetry", TELEMETRY_S),
+        ]
+
+    # ------------------------------------------------------------ how it answers
+
+    def _on_order(self, now_s: float, envelope: Envelope, order: Order) -> list[Effect]:
+        if envelope.base_version is None or envelope.base_digest is None:
+            return [Note("order without a base version dropped", details={"order": order.order})]
+        last_run, last_number = self.last_order
+        if envelope.run == last_run and order.order <= last_number:
+            return []
+        effects: list[Effect] = [StopJob()] if self.state in ("training", "paused") else []
+        self.last_order = (envelope.run, order.order)
+        self.run = envelope.run
+        late_s = (envelope.age_ms or 0) / 1000
+        self.in_hand = OrderInHand(
+            order=order,
+            run=envelope.run,
+            base_version=envelope.base_version,
+            base_digest=envelope.base_digest,
+            deadline_at_s=now_s + max(0.0, order.deadline_s * (1 - FINISH_MARGIN_FRACTION) - late_s),
+        )
+        self.state, self.reason, self.progress = "fetching", "", Progress()
+        self.awaited = {}
+        for ref in (order.bundle, order.weights):
+            self.awaited[ref.digest] = ref.data
+            if ref.data is None:
+                effects.append(Fetch(COORDINATOR, ref.digest, ref.size_bytes))
+        return [*effects, *self._start_if_ready()]
+
+    def _start_if_ready(self) -> list[Effect]:
+        in_hand = self.in_hand
+        if self.state != "fetching" or in_hand is None:
+            return []
+        bundle, weights = (self.awaited.get(ref.digest) for ref in (in_hand.order.bundle, in_hand.order.weights))
+        if bundle is None or weights is None:
+            return []
+        self.awaited = {}
+        self.state = "training"
+        return [StartJob(JobRequest(in_hand=in_hand, bundle=bundle, weights=weights))]
+
+    def _on_ack(self, ack: Ack) -> list[Effect]:
+        if self.state == "reporting":
+            self.state = "idle"
+        details = {"sequence": ack.sequence, "outcome": ack.outcome, "reason": ack.reason}
+        return [Acknowledged(ack.boot_epoch, ack.sequence), Note("update acknowledged", details=details)]
+
+    def _on_rollout(self, rollout: Rollout) -> list[Effect]:
+        ref = rollout.content
+        if ref.data is not None:
+            return [Install(rollout.kind, ref.digest, ref.data)]
+        self.rollouts[ref.digest] = rollout
+        return [Fetch(COORDINATOR, ref.digest, ref.size_bytes)]
+
+    def _decline(self, reason: str) -> list[Effect]:
+        in_hand = self.in_hand
+        if in_hand is None:
+            return []
+        decline = Decline(order=in_hand.order.order, round=in_hand.order.round, reason=reason[:500])
+        self.in_hand, self.awaited, self.state, self.reason = None, {}, "idle", reason[:500]
+        return [
+            Send(to=COORDINATOR, body=decline, run=in_hand.run),
+            Note("order declined", details={"order": decline.order, "reason": decline.reason}),
+        ]
+
+    def _drop(self, why: str) -> list[Effect]:
+        effects: list[Effect] = [StopJob()] if self.state in ("training", "paused") else []
+        self.in_hand, self.awaited, self.state, self.reason = None, {}, "idle", ""
+        return [*effects, Note("order dropped", details={"why": why})]
+
+    def _to_coordinator(self, body: RolledOut) -> Send:
+        return Send(to=COORDINATOR, body=body, run=self.run or "none")
+
+    def _telemetry(self, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int) -> Telemetry:
+        progress, in_hand = self.progress, self.in_hand
+        last = progress.last
+        mean = progress.macs_since / progress.full_macs_since if progress.full_macs_since else None
+        progress.macs_since = progress.full_macs_since = 0
+        return Telemetry(
+            device=self.hello.device,
+            boot_epoch=self.hello.boot_epoch,
+            state=self.state,
+            reason=self.reason,
+            round=in_hand.order.round if in_hand else None,
+            vector=last.vector if last else None,
+            macs_fraction=min(1.0, last.macs / last.full_macs) if last else None,
+            mean_macs_fraction=None if mean is None else min(1.0, mean),
+            steps_done=progress.steps_done,
+            steps_planned=in_hand.order.num_batches if in_hand else 0,
+            loss=last.loss_sum / last.num_samples if last else None,
+            cpu_share_fraction=cpu_share_fraction,
+            cpu_others_fraction=snapshot.cpu_others_fraction,
+            memory_available_bytes=snapshot.memory_available_bytes,
+            memory_own_bytes=snapshot.memory_own_bytes,
+            battery_fraction=snapshot.battery_fraction,
+            charging=snapshot.charging,
+            temperature_celsius=snapshot.temperature_celsius,
+            throttled=snapshot.throttled,
+            clock_hz=snapshot.clock_hz,
+            outbox_messages=outbox_messages,
+        )

@@ -1,0 +1,113 @@
+"""What a core decides: plain data that a runtime or the simulator carries out.
+
+Cores own no thread, socket, file or clock. They are told what happened and when (`now_s`, seconds
+of a monotonic clock) and answer with effects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from device_agent.wire.messages import Body, Hello, Run, Status, Telemetry
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send one machine message to a device, or from a device to the coordinator (`to` = "coordinator").
+
+    Attributes:
+        durable: keep it in the outbox, and send it again until it is acknowledged.
+        blobs: content that the receiver may fetch by digest while the message is unacknowledged.
+    """
+
+    to: str
+    body: Body
+    run: str
+    base_version: int | None = None
+    base_digest: str | None = None
+    durable: bool = False
+    blobs: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Announce:
+    """Publish on one of the people's topics, under the sender's own id."""
+
+    message: Status | Hello | Telemetry | Run
+
+
+@dataclass(frozen=True)
+class SetTimer:
+    """Call `on_timer(key)` after `delay_s`; replaces a timer of the same key."""
+
+    key: str
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class CancelTimer:
+    """Forget a timer."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Get content by digest from a holder, then call `on_fetched(digest, bytes)` or `on_fetch_failed`."""
+
+    holder: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class StartJob:
+    """Run a training job; progress comes back by `on_progress`, the end by `on_job_done`."""
+
+    job: Any
+
+
+@dataclass(frozen=True)
+class StopJob:
+    """Stop the running job within one mini-batch and forget it."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """A run is on: load what training needs before the first order comes."""
+
+
+@dataclass(frozen=True)
+class Install:
+    """Put rolled-out content in force (a policy or a table), then call `on_installed`."""
+
+    kind: str
+    digest: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """The outbox may forget the message (boot_epoch, sequence)."""
+
+    boot_epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """A change of state worth a log line and a place on the dashboard.
+
+    Attributes:
+        event: a constant phrase.
+        device: whom it concerns, "" for the coordinator.
+        details: values, JSON-ready.
+    """
+
+    event: str
+    device: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Effect = Union[Send, Announce, SetTimer, CancelTimer, Fetch, StartJob, StopJob, Prepare, Install, Acknowledged, Note]

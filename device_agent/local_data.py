@@ -1,0 +1,79 @@
+"""The device's own samples: a data set or its shard, loaded again when the files change."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from firmware_profiles.errors import UserError
+from models.data.dataset import Dataset, fingerprint, load_data
+from models.data.partition import partition
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which samples belong to this device.
+
+    Attributes:
+        source: name or path, as `models.data.dataset.load_data` takes it.
+        shard: (index, count): this device's part of `count` parts, or None for all samples.
+        scheme: how the parts are made, such as "iid", "dirichlet:0.3", "shards:2", "owner".
+        seed: decides the split and the parts.
+    """
+
+    source: str
+    shard: tuple[int, int] | None = None
+    scheme: str = "iid"
+    seed: int = 0
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Parse "2/4" (the third of four parts).
+
+    Raises:
+        UserError: it is not INDEX/COUNT with 0 <= INDEX < COUNT.
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise UserError(f"--shard {text!r} is not INDEX/COUNT with 0 <= INDEX < COUNT, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+class LocalData:
+    """Loads the samples, and again when `refresh` finds the files changed.
+
+    Args:
+        config: which samples.
+
+    Attributes:
+        dataset: the training samples at this moment.
+
+    Raises:
+        UserError: they cannot be loaded.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._fingerprint = fingerprint(config.source)
+        self.dataset = _load(config)
+
+    def refresh(self) -> bool:
+        """Load again if the files changed; returns whether they did.
+
+        Raises:
+            UserError: the changed files cannot be loaded; the samples stay as they were.
+        """
+        now = fingerprint(self._config.source)
+        if now == self._fingerprint:
+            return False
+        self._fingerprint = now
+        self.dataset = _load(self._config)
+        return True
+
+
+def _load(config: DataConfig) -> Dataset:
+    train = load_data(config.source, config.seed).train
+    if config.shard is None:
+        return train
+    index, count = config.shard
+    return train.take(partition(train, config.scheme, count, config.seed)[index])

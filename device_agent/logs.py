@@ -1,0 +1,29 @@
+"""Log lines: for people on a terminal or in a file, JSON under systemd."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, as journald's tools and log shippers like it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write level, logger, message and traceback."""
+        line = {"level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_up_logs(level: str = "INFO") -> None:
+    """Send every log line to stderr, so that stdout carries results only."""
+    handler = logging.StreamHandler(sys.stderr)
+    if os.environ.get("JOURNAL_STREAM"):
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,0 +1,172 @@
+"""The live agent: builds the node with its real ports and runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from device_agent.agent import AgentCore
+from device_agent.live_jobs import Listener, LiveJobs
+from device_agent.local_data import DataConfig, LocalData
+from device_agent.loop import Loop
+from device_agent.node import AgentNode
+from device_agent.outbox import Outbox
+from device_agent.sensors import Sensors
+from device_agent.throttle import be_nice
+from device_agent.wire.chunks import Downloads
+from device_agent.wire.codec import digest_of, encode_public
+from device_agent.wire.messages import Hello, Status
+from device_agent.wire.mqtt import MqttBus
+from device_agent.wire.topics import device_topic, down_topic, fleet_topic
+from firmware_profiles.errors import UserError
+from firmware_profiles.policy import Policy, load_policy, parse_policy, policy_digest
+from firmware_profiles.profile import FirmwareProfile
+
+log = logging.getLogger(__name__)
+
+DATA_S = 5.0
+"""How often the data's files are looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What `edgetide agent run` was told.
+
+    Attributes:
+        broker: mqtt[s]:// address. fleet, device: ids.
+        data: which samples are this device's.
+        profile: what the board is. policy: file with what training may take, or None for the default.
+        state: folder that is this agent's alone.
+        engine: a name of `models.engines.choose.ENGINE_NAMES`. num_threads: of the engine.
+        cohort: file that lists the processes that belong to us on this machine, or None.
+    """
+
+    broker: str
+    fleet: str
+    device: str
+    data: DataConfig
+    profile: FirmwareProfile
+    policy: Path | None
+    state: Path
+    engine: str
+    num_threads: int
+    cohort: Path | None
+
+
+def run_agent(config: AgentConfig) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        UserError: data, policy, state folder or broker address cannot be used.
+    """
+    be_nice()
+    data = LocalData(config.data)
+    stored_policy = config.state / "policy.yaml"
+    policy, digest = _policy_in_force(config.policy, stored_policy)
+    try:
+        config.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"state folder {config.state} cannot be made: {error.strerror}") from error
+    sensors = Sensors(cohort_file=config.cohort)
+    loop = Loop()
+    outbox = Outbox(config.state / "outbox.sqlite", config.device)
+    snapshot = sensors.read()
+    hello = Hello(
+        device=config.device,
+        boot_epoch=outbox.boot_epoch,
+        version=metadata.version("edgetide"),
+        profile=config.profile.name,
+        engine=config.engine,
+        num_cores=snapshot.num_cores,
+        memory_total_bytes=psutil.virtual_memory().total,
+        num_samples=len(data.dataset),
+        input_shape=data.dataset.shape,
+        num_classes=data.dataset.num_classes,
+        cpu_share_fraction=policy.max_cpu_share_fraction / snapshot.cohort_size,
+        policy_digest=digest,
+    )
+    listener = Listener(
+        progress=lambda cost: node.job_progress(cost),
+        paused=lambda pause: node.job_paused(pause),
+        done=lambda result, busy_s, wall_s: node.job_done(result, busy_s, wall_s),
+        failed=lambda reason: node.job_failed(reason),
+    )
+    jobs = LiveJobs(
+        profile=config.profile,
+        policy=policy,
+        data=lambda: data.dataset,
+        snapshot=sensors.read,
+        engine_kind=config.engine,
+        num_threads=config.num_threads,
+        listener=listener,
+        post=loop.post,
+        store_policy=lambda content: _store(stored_policy, content),
+    )
+    will = Status(online=False, boot_epoch=outbox.boot_epoch, reason="lost")
+    bus = MqttBus(
+        config.broker,
+        client_id=f"{config.fleet}-{config.device}",
+        will=(device_topic(config.fleet, config.device, "status"), encode_public(will)),
+        on_connect=lambda: loop.post(node.connected),
+    )
+    node = AgentNode(
+        fleet=config.fleet,
+        core=AgentCore(hello),
+        bus=bus,
+        outbox=outbox,
+        downloads=Downloads(random.Random()),
+        timers=loop,
+        jobs=jobs,
+        snapshot=sensors.read,
+    )
+
+    def look_at_data() -> None:
+        try:
+            if data.refresh():
+                node.data_changed(len(data.dataset))
+        except UserError as error:
+            log.warning("local data not reloaded: %s", error)
+        loop.set_timer("data", DATA_S, look_at_data)
+
+    for topic in (
+        fleet_topic(config.fleet, "run"),
+        down_topic(config.fleet, config.device),
+        down_topic(config.fleet, config.device, bulk=True),
+    ):
+        bus.subscribe(topic, lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    log.info("agent %s starts: %d samples, profile %s", config.device, len(data.dataset), config.profile.name)
+    node.start()
+    bus.start()
+    look_at_data()
+    try:
+        loop.run()
+    finally:
+        node.leave("stopped")
+        bus.close()
+        outbox.close()
+
+
+def _policy_in_force(given: Path | None, stored: Path) -> tuple[Policy, str]:
+    """A policy that was rolled out outlives a restart; it yields to a newer file of the owner's."""
+    if stored.exists() and (given is None or given.stat().st_mtime <= stored.stat().st_mtime):
+        content = stored.read_bytes()
+        try:
+            return parse_policy(content.decode("utf-8"), str(stored)), digest_of(content)
+        except (UserError, UnicodeDecodeError) as error:
+            log.warning("stored policy ignored: %s", error)
+    policy = Policy() if given is None else load_policy(given)
+    return policy, policy_digest(policy)
+
+
+def _store(path: Path, content: bytes) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

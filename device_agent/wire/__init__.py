@@ -1,0 +1,1 @@
+"""The protocol both sides speak: messages, codec, topics, bus."""

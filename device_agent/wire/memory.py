@@ -1,0 +1,279 @@
+"""A broker and a bus in memory, for tests and the simulator: no threads, no clock, no chance of its own.
+
+A `Network` says for each delivery when its copies arrive, so one function drops, duplicates, delays
+and reorders. Time is a number that only `run_until` moves.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from device_agent.wire.bus import Receive
+from device_agent.wire.outgoing import Message
+from device_agent.wire.topics import matches
+
+_log = logging.getLogger(__name__)
+
+Will = tuple[str, bytes]
+"""(topic, payload), published retained when a connection breaks without goodbye."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One message on its way to one subscriber."""
+
+    sender: str
+    receiver: str
+    topic: str
+    payload: bytes
+    qos: int
+
+
+Network = Callable[[Delivery], tuple[float, ...]]
+"""Delays in seconds after which the copies of a delivery arrive; () loses it, (0.0,) is a perfect network."""
+
+
+def perfect_network(_delivery: Delivery) -> tuple[float, ...]:
+    """Deliver everything once, at once."""
+    return (0.0,)
+
+
+def faulty_network(
+    rng: random.Random,
+    *,
+    drop_fraction: float = 0.0,
+    duplicate_fraction: float = 0.0,
+    max_delay_s: float = 0.0,
+) -> Network:
+    """Return a network that loses, repeats, delays and so reorders deliveries, as `rng` decides."""
+
+    def network(_delivery: Delivery) -> tuple[float, ...]:
+        if rng.random() < drop_fraction:
+            return ()
+        num_copies = 2 if rng.random() < duplicate_fraction else 1
+        return tuple(rng.uniform(0.0, max_delay_s) for _ in range(num_copies))
+
+    return network
+
+
+class _Flight(NamedTuple):
+    """A copy under way; sorted by due time, then by order of sending."""
+
+    due_s: float
+    number: int
+    bus: MemoryBus
+    session: int
+    receive: Receive
+    delivery: Delivery
+
+
+class MemoryBroker:
+    """Carries messages between its buses.
+
+    Args:
+        network: what happens to each delivery.
+        direct: deliver within `publish`, without waiting for `run_until_idle`; what a receiver
+            publishes in turn is delivered after it returned, never inside it.
+
+    Attributes:
+        now_s: virtual time, moved by `run_until` and `run_until_idle`.
+        num_delivered, num_lost: deliveries so far.
+    """
+
+    def __init__(self, *, network: Network = perfect_network, direct: bool = False) -> None:
+        self.now_s = 0.0
+        self.num_delivered = 0
+        self.num_lost = 0
+        self._network = network
+        self._direct = direct
+        self._delivering = False
+        self._buses: dict[str, MemoryBus] = {}
+        self._retained: dict[str, tuple[str, Message]] = {}
+        self._queue: list[_Flight] = []
+        self._num_queued = 0
+
+    def connect(
+        self,
+        client_id: str,
+        *,
+        will: Will | None = None,
+        on_connect: Callable[[], None] | None = None,
+        on_disconnect: Callable[[str], None] | None = None,
+    ) -> MemoryBus:
+        """Return a connected bus. As in MQTT, an older connection of the same client id is broken."""
+        bus = MemoryBus(self, client_id, will, on_connect, on_disconnect)
+        bus.reconnect()
+        return bus
+
+    def next_due_s(self) -> float | None:
+        """Return when the next delivery is due, None if there is none."""
+        return self._queue[0].due_s if self._queue else None
+
+    def run_until(self, until_s: float) -> int:
+        """Deliver what is due until then, also what is published meanwhile; return how many."""
+        count = 0
+        while self._queue and self._queue[0].due_s <= until_s:
+            flight = heappop(self._queue)
+            self.now_s = max(self.now_s, flight.due_s)
+            count += self._deliver(flight)
+        self.now_s = max(self.now_s, until_s)
+        return count
+
+    def run_until_idle(self, max_deliveries: int = 1_000_000) -> int:
+        """Deliver until nothing is under way; return how many.
+
+        Raises:
+            RuntimeError: the receivers keep each other busy for ever.
+        """
+        count = 0
+        while self._queue:
+            count += self.run_until(max(self._queue[0].due_s, self.now_s))
+            if count > max_deliveries:
+                raise RuntimeError(
+                    f"more than {max_deliveries} deliveries: do two receivers answer each other?"
+                )
+        return count
+
+    def retained(self, topic: str) -> bytes | None:
+        """Return the retained message of a topic."""
+        kept = self._retained.get(topic)
+        return kept[1].payload if kept else None
+
+    def _attach(self, bus: MemoryBus) -> None:
+        older = self._buses.get(bus.client_id)
+        if older is not None and older is not bus:
+            older.lose_connection("another connection took over the client id")
+        self._buses[bus.client_id] = bus
+
+    def _detach(self, bus: MemoryBus, will: Will | None) -> None:
+        if self._buses.get(bus.client_id) is bus:
+            del self._buses[bus.client_id]
+        if will is not None:
+            self._publish(bus.client_id, Message(*will, retain=True))
+
+    def _publish(self, sender: str, message: Message) -> None:
+        if message.retain and message.payload:
+            self._retained[message.topic] = (sender, message)
+        elif message.retain:
+            self._retained.pop(message.topic, None)
+        for bus in list(self._buses.values()):
+            for pattern, receive in bus.subscriptions:
+                self._enqueue(bus, pattern, receive, sender, message)
+        self._flush_if_direct()
+
+    def _offer_retained(self, bus: MemoryBus, pattern: str, receive: Receive) -> None:
+        for sender, message in self._retained.values():
+            self._enqueue(bus, pattern, receive, sender, message)
+        self._flush_if_direct()
+
+    def _enqueue(self, bus: MemoryBus, pattern: str, receive: Receive, sender: str, message: Message) -> None:
+        if not matches(pattern, message.topic):
+            return
+        delivery = Delivery(sender, bus.client_id, message.topic, message.payload, message.qos)
+        delays_s = self._network(delivery)
+        self.num_lost += not delays_s
+        for delay_s in delays_s:
+            self._num_queued += 1
+            flight = _Flight(self.now_s + delay_s, self._num_queued, bus, bus.session, receive, delivery)
+            heappush(self._queue, flight)
+
+    def _flush_if_direct(self) -> None:
+        if not self._direct or self._delivering:
+            return
+        self._delivering = True
+        try:
+            self.run_until(self.now_s)
+        finally:
+            self._delivering = False
+
+    def _deliver(self, flight: _Flight) -> int:
+        if not flight.bus.connected or flight.bus.session != flight.session:
+            self.num_lost += 1
+            return 0
+        self.num_delivered += 1
+        try:
+            flight.receive(flight.delivery.topic, flight.delivery.payload)
+        except Exception:  # noqa: BLE001 - a receiver must not raise; if it does, the others still get theirs
+            _log.exception("receiver failed on %s", flight.delivery.topic)
+        return 1
+
+
+class MemoryBus:
+    """One client's connection to a MemoryBroker; made by `MemoryBroker.connect`.
+
+    Attributes:
+        client_id: names the client at the broker.
+        connected: whether messages flow; while they don't, what is published is lost and counted.
+        session: counts the connections; sessions are clean, what was under way to an older one is lost.
+        num_dropped: messages published while not connected.
+        subscriptions: (filter, receiver), kept across reconnects.
+    """
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        client_id: str,
+        will: Will | None,
+        on_connect: Callable[[], None] | None,
+        on_disconnect: Callable[[str], None] | None,
+    ) -> None:
+        self.client_id = client_id
+        self.connected = False
+        self.session = 0
+        self.num_dropped = 0
+        self.subscriptions: list[tuple[str, Receive]] = []
+        self._broker = broker
+        self._will = will
+        self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
+        """Send a payload.
+
+        Raises:
+            ValueError: the payload is larger than MAX_MESSAGE_BYTES or the topic is a filter.
+        """
+        message = Message(topic, payload, qos=qos, retain=retain)
+        if self.connected:
+            self._broker._publish(self.client_id, message)  # noqa: SLF001 - its broker
+        else:
+            self.num_dropped += 1
+
+    def subscribe(self, pattern: str, receive: Receive) -> None:
+        """Have `receive` called for each matching message, retained ones first, across reconnects."""
+        self.subscriptions.append((pattern, receive))
+        if self.connected:
+            self._broker._offer_retained(self, pattern, receive)  # noqa: SLF001 - its broker
+
+    def close(self) -> None:
+        """Say goodbye: the will is not published. Closing twice is harmless."""
+        self._disconnect(None, "closed")
+
+    def lose_connection(self, reason: str = "connection lost") -> None:
+        """Break the connection, as a killed process or a dead link does: the broker publishes the will."""
+        self._disconnect(self._will, reason)
+
+    def reconnect(self) -> None:
+        """Come back after `lose_connection`: subscriptions hold, retained messages arrive again."""
+        if self.connected:
+            return
+        self._broker._attach(self)  # noqa: SLF001 - its broker
+        self.connected = True
+        self.session += 1
+        for pattern, receive in list(self.subscriptions):
+            self._broker._offer_retained(self, pattern, receive)  # noqa: SLF001 - its broker
+        if self._on_connect is not None:
+            self._on_connect()
+
+    def _disconnect(self, will: Will | None, reason: str) -> None:
+        if not self.connected:
+            return
+        self.connected = False
+        self._broker._detach(self, will)  # noqa: SLF001 - its broker
+        if self._on_disconnect is not None:
+            self._on_disconnect(reason)

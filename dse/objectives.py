@@ -1,0 +1,185 @@
+"""The two objectives of the search: training MACs, and what a short training brings.
+
+References:
+    Rapp, Khalili, Pfeiffer and Henkel, "DISTREAL: Distributed resource-aware learning in heterogeneous
+    systems", AAAI 2022, arXiv 2112.08761. The paper's search maximises convergence speed and minimises
+    resources; how long the short training is, what it starts from and how often it is repeated are
+    reconstructions of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from dse.front import Measurement
+from firmware_profiles.errors import UserError
+from models.calibrate import calibrate, evaluate
+from models.cost import cost
+from models.data.batches import shuffled_batches
+from models.data.dataset import Dataset
+from models.engines.engine import Engine
+from models.graph import ModelGraph
+from models.optim import Optimizer, OptimizerSettings
+from models.step import training_step
+from models.subnet import Array, DropoutVector, full_vector, sample
+from models.widths import WidthPlan
+
+_EVALUATION_BATCH = 250
+_NUM_CALIBRATION = 500
+_Count = Annotated[int, Meta(ge=1, le=10**7)]
+
+
+class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How vectors are measured; a study resumes only with the same ones.
+
+    Attributes:
+        warm_steps: mini-batches of full training before, which all measurements share.
+        num_steps: mini-batches of the short training that is measured.
+        num_repeats: independent warm starts; the gain is the mean over them.
+        num_held_out: training samples set aside to measure accuracy; the test part is never used.
+        batch_size: samples of a mini-batch.
+        optimizer: as devices will train.
+        seed: decides held-out samples, batches and sub-networks.
+    """
+
+    warm_steps: _Count = 150
+    num_steps: _Count = 60
+    num_repeats: _Count = 2
+    num_held_out: _Count = 1000
+    batch_size: _Count = 32
+    optimizer: OptimizerSettings = OptimizerSettings()
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every measurement needs.
+
+    Attributes:
+        graph: the network.
+        plan: its width groups.
+        engine: of the graph with cross-entropy.
+        initial: weights to start from, float32, never changed.
+        data: samples to train with.
+        held_out_inputs: float32 [H, *input_shape].
+        held_out_labels: int64 [H].
+        settings: how to measure.
+    """
+
+    graph: ModelGraph
+    plan: WidthPlan
+    engine: Engine
+    initial: Mapping[str, Array]
+    data: Dataset
+    held_out_inputs: NDArray[np.float32]
+    held_out_labels: NDArray[np.int64]
+    settings: SearchSettings
+
+
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """A network that has learned a little, and its held-out accuracy (a fraction)."""
+
+    weights: Mapping[str, Array]
+    accuracy: float
+    seed: int
+
+
+def make_bench(
+    graph: ModelGraph,
+    plan: WidthPlan,
+    engine: Engine,
+    initial: Mapping[str, Array],
+    train: Dataset,
+    settings: SearchSettings,
+) -> Bench:
+    """Set samples aside and put the bench together.
+
+    Raises:
+        UserError: there are too few samples to train and to measure.
+    """
+    order = np.random.default_rng(settings.seed).permutation(len(train))
+    num_left = len(train) - settings.num_held_out
+    if num_left < settings.batch_size:
+        raise UserError(
+            f"{len(train)} training samples are too few for {settings.num_held_out} held-out ones and a "
+            f"mini-batch of {settings.batch_size}. Use more data or hold out fewer."
+        )
+    inputs, labels = train.batch(order[num_left:])
+    return Bench(graph, plan, engine, initial, train.take(order[:num_left]), inputs, labels, settings)
+
+
+def warm_up(bench: Bench, repeat: int) -> WarmStart:
+    """Train the full network for `warm_steps` from its initial weights."""
+    settings = bench.settings
+    seed = settings.seed * 1000 + repeat
+    weights = _train(bench, bench.initial, full_vector(bench.plan), settings.warm_steps, seed, 0)
+    return WarmStart(weights, held_out_accuracy(bench, weights), seed)
+
+
+def measure(
+    bench: Bench, starts: list[WarmStart], vector: DropoutVector, *, fresh: bool = False
+) -> Measurement:
+    """Train shortly with one vector from each warm start.
+
+    All vectors see the same mini-batches and channel draws, so that they differ by the vector alone.
+
+    Args:
+        bench: what is measured on.
+        starts: warm starts, one or more.
+        vector: kept channels of each width group.
+        fresh: other mini-batches and draws than the search saw, so that a lucky one is found out.
+    """
+    settings = bench.settings
+    first_step = settings.warm_steps + (settings.num_steps if fresh else 0)
+    gains = [
+        held_out_accuracy(
+            bench, _train(bench, start.weights, vector, settings.num_steps, start.seed, first_step)
+        )
+        - start.accuracy
+        for start in starts
+    ]
+    macs = cost(bench.graph, bench.plan, vector, settings.batch_size).macs_training
+    return Measurement(vector, macs, float(np.mean(gains)))
+
+
+def held_out_accuracy(bench: Bench, weights: Mapping[str, Array]) -> float:
+    """Share of the held-out samples classified rightly at full width, moments calibrated on others."""
+    statistics: dict[str, Array] = {}
+    if bench.graph.statistics:
+        known = np.arange(min(_NUM_CALIBRATION, len(bench.data)))
+        inputs, _ = bench.data.batch(known)
+        statistics = calibrate(
+            bench.engine, weights, np.array_split(inputs, -(-len(known) // _EVALUATION_BATCH))
+        )
+    counted = evaluate(
+        bench.engine, weights, statistics, bench.held_out_inputs, bench.held_out_labels, _EVALUATION_BATCH
+    )
+    return counted.num_correct / counted.num_samples
+
+
+def _train(
+    bench: Bench,
+    start: Mapping[str, Array],
+    vector: DropoutVector,
+    num_steps: int,
+    seed: int,
+    first_step: int,
+) -> dict[str, Array]:
+    """Train a copy of `start` with sub-networks drawn anew for every mini-batch."""
+    weights = {name: values.copy() for name, values in start.items() if name in bench.graph.parameters}
+    optimizer = Optimizer(bench.settings.optimizer)
+    batches = shuffled_batches(len(bench.data), bench.settings.batch_size, seed, first_step)
+    for step, indices in enumerate(islice(batches, num_steps), first_step):
+        inputs, labels = bench.data.batch(indices)
+        subnet = sample(bench.plan, vector, seed, step)
+        training_step(bench.engine, bench.plan, weights, optimizer, subnet, inputs, {"labels": labels})
+    return weights

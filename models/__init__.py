@@ -1,0 +1,1 @@
+"""What is learned: graphs, widths, sub-networks, engines, data."""

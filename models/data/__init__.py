@@ -1,0 +1,1 @@
+"""What is learned from: data sets, their partition over devices, and mini-batches."""

@@ -1,0 +1,174 @@
+"""CSV files of measurements in time order, cut into windows."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import zlib
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_profiles.errors import UserError
+from models.data.raw import (
+    RawPart,
+    RawSplit,
+    Source,
+    check_size,
+    fraction,
+    labels_of_names,
+    names,
+    positive_int,
+    read_options,
+)
+
+
+class _Rows(NamedTuple):
+    features: NDArray[np.float32]  # [T, F]
+    labels: list[str]
+
+
+def read_csv(source: Source) -> RawSplit:
+    """Read rows of features and a label; the last part of the time is the test part.
+
+    The label is the column of the header `label`, else the last one. A window of w rows gives a sample
+    [F, w] (w = 1: [F]) that bears the label of its last row; no window crosses from training to test.
+    Features are standardised by mean and deviation of the training part.
+    Options: `window=1`, `stride=window`, `label=COLUMN`, `classes=a,b,c`, `test=0.2` (share held out).
+
+    Raises:
+        UserError: a row is ragged or holds something else than numbers, or there are too few rows.
+    """
+    options = read_options(
+        source,
+        {"window": positive_int, "stride": positive_int, "label": str, "classes": names, "test": fraction},
+    )
+    window = options.get("window", 1)
+    stride = options.get("stride", window)
+    rows = _read_rows(source.path, options.get("label"))
+    numbers = labels_of_names(rows.labels, options.get("classes"), str(source.path))
+    labels = np.array([numbers[name] for name in rows.labels], np.int64)
+    split = len(labels) - math.ceil(len(labels) * options.get("test", 0.2))
+    if min(split, len(labels) - split) < window:
+        raise UserError(
+            f"{source.path}: {len(labels)} rows leave less than one window of {window} rows for training or "
+            "test. Give more rows or a smaller ?window=."
+        )
+    mean = rows.features[:split].mean(axis=0, dtype=np.float64)
+    deviation = rows.features[:split].std(axis=0, dtype=np.float64)
+    deviation[deviation < 1e-12] = 1.0  # a constant column says nothing; leave it at 0
+    series = ((rows.features - mean) / deviation).astype(np.float32)
+    given = options.get("classes")
+    in_order = tuple(sorted(numbers, key=lambda name: numbers[name]))
+    class_names = None if given is None and all(name.isdecimal() for name in in_order) else in_order
+
+    def part(values: NDArray[np.float32], part_labels: NDArray[np.int64]) -> RawPart:
+        if window == 1:
+            return RawPart(values[::stride], part_labels[::stride], str(source.path))
+        # A view: overlapping windows share the memory of the series.
+        windows = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)[::stride]
+        return RawPart(windows, part_labels[window - 1 :: stride], str(source.path))
+
+    return RawSplit(
+        part(series[:split], labels[:split]), part(series[split:], labels[split:]), class_names=class_names
+    )
+
+
+def _read_rows(path: Path, label: str | None) -> _Rows:
+    features, labels = array("f"), []
+    num_columns = label_column = -1
+    line_number = 0
+    try:
+        with _text(path) as file:
+            reader = csv.reader(file)
+            for cells in reader:
+                line_number = reader.line_num
+                if not cells:
+                    continue
+                if num_columns < 0:
+                    num_columns = len(cells)
+                    has_header = _is_header(cells, label)
+                    label_column = _label_column(cells, label, path, has_header=has_header)
+                    if has_header:
+                        continue
+                if len(cells) != num_columns:
+                    raise UserError(
+                        f"{path}, line {line_number}: {len(cells)} columns, the lines before {num_columns}."
+                    )
+                labels.append(_label_text(cells.pop(label_column), path, line_number))
+                features.extend(_number(cell, path, line_number) for cell in cells)
+                if len(labels) % 65536 == 0:
+                    check_size(len(labels), 4 * num_columns, str(path))
+    except (csv.Error, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}, after line {line_number}: not readable CSV text ({error}). Correct or copy it again."
+        ) from None
+    if not labels:
+        raise UserError(f"{path}: holds no rows. Give a line of features and a label for each moment.")
+    return _Rows(np.frombuffer(features, np.float32).reshape(len(labels), num_columns - 1), labels)
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[io.TextIOBase]:
+    if path.name.lower().endswith(".gz"):
+        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield file  # type: ignore[misc]
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+
+
+def _is_header(cells: list[str], label: str | None) -> bool:
+    """A first line is a header if it names the label or a feature of it is no number."""
+    stripped = [cell.strip() for cell in cells]
+    if (label or "label") in stripped and not (label or "").isdecimal():
+        return True
+    return any(not _is_number(cell) for cell in stripped[:-1])
+
+
+def _label_column(cells: list[str], label: str | None, path: Path, *, has_header: bool) -> int:
+    if len(cells) < 2:
+        raise UserError(f"{path}: one column only. Give features and a label, separated by commas.")
+    if not has_header:
+        if label is not None:
+            raise UserError(f"{path}: has no header line, so ?label={label} names no column.")
+        return len(cells) - 1
+    stripped = [cell.strip() for cell in cells]
+    if label is not None and label not in stripped:
+        raise UserError(f"{path}: no column '{label}', only {', '.join(stripped[:20])}.")
+    return stripped.index(label or "label") if (label or "label") in stripped else len(cells) - 1
+
+
+def _label_text(cell: str, path: Path, line_number: int) -> str:
+    text = cell.strip()
+    if not text:
+        raise UserError(f"{path}, line {line_number}: the label is empty. Fill it or remove the line.")
+    if _is_number(text) and float(text).is_integer():
+        return str(int(float(text)))  # 1, 1.0 and 01 are one class
+    return text
+
+
+def _number(cell: str, path: Path, line_number: int) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not abs(value) < 3e38:  # what float32 cannot hold, NaN too
+        raise UserError(
+            f"{path}, line {line_number}: '{cell[:40]}' is not a finite number. Fill it or remove the line."
+        )
+    return value
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Engines compute losses and gradients of a ModelGraph; nothing else."""

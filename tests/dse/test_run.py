@@ -1,0 +1,160 @@
+"""A whole search on a tiny network: from data to a table that devices can read."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dse.cli import app
+from dse.objectives import SearchSettings, make_bench, measure, warm_up
+from dse.run import Run, run, write_table
+from firmware_profiles.errors import UserError
+from models.data.dataset import load_data
+from models.engines.choose import make_engine
+from models.graph import ModelGraph, Node
+from models.graph import digest as graph_digest
+from models.optim import OptimizerSettings
+from models.table import find_fault, load_table
+from models.widths import plan_widths
+
+GRAPH = ModelGraph(
+    name="tiny",
+    input_name="x",
+    input_shape=(6,),
+    output_name="scores",
+    nodes=(
+        Node("Gemm", ("x", "first.weight", "first.bias"), "hidden", {}),
+        Node("Relu", ("hidden",), "active", {}),
+        Node("Gemm", ("active", "last.weight", "last.bias"), "scores", {}),
+    ),
+    parameters={"first.weight": (12, 6), "first.bias": (12,), "last.weight": (3, 12), "last.bias": (3,)},
+    statistics={},
+    constants={},
+    shapes={"x": (6,), "hidden": (12,), "active": (12,), "scores": (3,)},
+)
+PLAN = plan_widths(GRAPH)
+SETTINGS = SearchSettings(
+    warm_steps=8,
+    num_steps=12,
+    num_repeats=2,
+    num_held_out=60,
+    batch_size=10,
+    optimizer=OptimizerSettings(learning_rate=0.1, momentum=0.0),
+    seed=3,
+)
+
+
+def initial():
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in GRAPH.parameters.items()}
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(1)
+    centres = rng.normal(0, 1.5, (3, 6))
+    labels = np.arange(260) % 3
+    samples = (centres[labels] + rng.normal(0, 1.0, (260, 6))).astype(np.float32)
+    path = tmp_path / "blobs.npz"
+    np.savez(path, x_train=samples[:200], y_train=labels[:200], x_test=samples[200:], y_test=labels[200:])
+    return path
+
+
+@pytest.fixture
+def bench(data):
+    engine = make_engine("torch", GRAPH, "cross-entropy", 1)
+    return make_bench(GRAPH, PLAN, engine, initial(), load_data(str(data)).train, SETTINGS)
+
+
+def a_run(data, tmp_path, trials=14, **changes):
+    fields = {
+        "model": "tiny",
+        "data": str(data),
+        "url": f"sqlite:///{tmp_path}/study.db",
+        "name": "s",
+        "num_trials": trials,
+        "engine": "torch",
+        "settings": SETTINGS,
+        "command": "edgetide dse run …",
+    }
+    return Run(**{**fields, **changes})
+
+
+def test_training_everything_from_the_warm_start_brings_accuracy(bench):
+    starts = [warm_up(bench, repeat) for repeat in range(2)]
+    assert measure(bench, starts, (12,)).gain > 0.05
+
+
+def test_a_measurement_is_the_same_whatever_was_measured_before(bench):
+    starts = [warm_up(bench, 0)]
+    first = measure(bench, starts, (7,))
+    measure(bench, starts, (12,))
+    assert measure(bench, starts, (7,)) == first
+    assert warm_up(bench, 0).accuracy == starts[0].accuracy
+
+
+def test_repeats_start_from_networks_that_learned_differently(bench):
+    one, other = warm_up(bench, 0), warm_up(bench, 1)
+    assert not np.array_equal(one.weights["first.weight"], other.weights["first.weight"])
+
+
+def test_held_out_samples_are_not_trained_on_and_the_test_part_is_not_touched(bench, data):
+    split = load_data(str(data))
+    trained = {sample.tobytes() for sample in bench.data.samples}
+    held_out = {sample.tobytes() for sample in bench.held_out_inputs}
+    tested = {sample.tobytes() for sample in split.test.samples}
+    assert len(trained) + len(held_out) == 200
+    assert not trained & held_out
+    assert not tested & (trained | held_out)
+
+
+def test_too_few_samples_to_hold_out_are_refused(data):
+    engine = make_engine("torch", GRAPH, "cross-entropy", 1)
+    settings = SearchSettings(num_held_out=195, batch_size=10)
+    with pytest.raises(UserError, match="200 training samples are too few"):
+        make_bench(GRAPH, PLAN, engine, initial(), load_data(str(data)).train, settings)
+
+
+def test_a_run_ends_in_a_table_that_fits_the_network(data, tmp_path):
+    outcome = run(a_run(data, tmp_path), GRAPH, initial())
+    assert find_fault(outcome.table, graph_digest(GRAPH), PLAN) is None
+    assert outcome.table.entries[-1].vector == (12,)
+    assert all(entry.progress > 0 for entry in outcome.table.entries[:-1])
+
+
+def test_the_same_seed_makes_the_same_table_even_when_resumed(data, tmp_path):
+    whole = run(a_run(data, tmp_path, trials=14), GRAPH, initial())
+    run(a_run(data, tmp_path, trials=5, name="parts"), GRAPH, initial())
+    resumed = run(a_run(data, tmp_path, trials=14, name="parts"), GRAPH, initial())
+    assert resumed.table == whole.table
+
+
+def test_a_study_of_other_data_is_not_gone_on_with(data, tmp_path):
+    run(a_run(data, tmp_path, trials=2), GRAPH, initial())
+    other = data.with_name("other.npz")
+    other.write_bytes(data.read_bytes())
+    with pytest.raises(UserError, match=r"begun with data .*blobs"):
+        run(a_run(other, tmp_path, trials=2), GRAPH, initial())
+
+
+def test_data_that_does_not_fit_the_network_is_refused(tmp_path):
+    with pytest.raises(UserError, match="takes"):
+        run(a_run("fashion-mnist-small", tmp_path), GRAPH, initial())
+
+
+def test_a_written_table_reads_back_and_names_its_command(data, tmp_path):
+    table = run(a_run(data, tmp_path, trials=6), GRAPH, initial()).table
+    path = tmp_path / "sub" / "table.yaml"
+    write_table(path, table)
+    assert load_table(path) == table
+    assert path.read_text("utf-8").startswith("# Made by: edgetide dse run")
+
+
+def test_show_prints_the_table_as_one_json_object(data, tmp_path):
+    path = tmp_path / "table.yaml"
+    write_table(path, run(a_run(data, tmp_path, trials=6), GRAPH, initial()).table)
+    shown = CliRunner().invoke(app, ["show", str(path), "--json"])
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["entries"][-1]["vector"] == [12]
+    assert "tiny" in CliRunner().invoke(app, ["show", str(path)]).stdout

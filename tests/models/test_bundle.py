@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from firmware_profiles.errors import PeerError
+from models.bundle import MAX_BYTES, Bundle, TrainingSettings, decode, digest, encode
+from models.graph import ModelGraph, Node, validate
+from models.optim import OptimizerSettings
+from models.table import uniform_table
+from models.widths import plan_widths
+
+
+def small_bundle(learning_rate=0.05):
+    attributes = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
+    nodes = (
+        Node("Conv", ("x", "a.weight"), "a", attributes),
+        Node("Relu", ("a",), "b", {}),
+        Node("GlobalAveragePool", ("b",), "d", {}),
+        Node("Flatten", ("d",), "e", {}),
+        Node("Gemm", ("e", "f.weight"), "y", {}),
+    )
+    parameters = {"a.weight": (4, 1, 3, 3), "f.weight": (3, 4)}
+    graph = validate(ModelGraph("small", "x", (1, 5, 5), "y", nodes, parameters, {}, {}, {}))
+    plan = plan_widths(graph)
+    return Bundle(
+        graph=graph,
+        plan=plan,
+        table=uniform_table(graph, plan, 32, (0.5,)),
+        settings=TrainingSettings(optimizer=OptimizerSettings(learning_rate=learning_rate)),
+    )
+
+
+def changed(*path, value):
+    """A good bundle with one value changed."""
+    raw = msgspec.msgpack.decode(encode(small_bundle()))
+    place = raw
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return msgspec.msgpack.encode(raw)
+
+
+def test_a_bundle_reads_back_as_it_was_written():
+    assert decode(encode(small_bundle())) == small_bundle()
+
+
+def test_equal_bundles_have_equal_digests_and_others_have_not():
+    assert digest(small_bundle()) == digest(decode(encode(small_bundle())))
+    assert digest(small_bundle()) != digest(small_bundle(learning_rate=0.1))
+
+
+def test_what_a_newer_peer_adds_is_ignored():
+    assert decode(changed("news", value=1)) == small_bundle()
+
+
+HOSTILE = {
+    "another schema": (("schema",), 99, "schema 99, this version reads 1"),
+    "an unknown operator": (("graph", "nodes", 1, "op"), "Exec", "graph is refused: .*Exec"),
+    "a width plan of another graph": (("plan", "groups", 0, "num_channels"), 5, "width plan is not that of its graph"),
+    "no plan": (("plan",), None, "not readable"),
+    "a table of another graph": (("table", "graph_digest"), "b" * 64, "table is refused: .*another network"),
+    "a vector too wide": (("table", "entries", 0, "vector"), [5], "keeps 5 channels of 4"),
+    "a table without entries": (("table", "entries"), [], "not readable"),
+    "an unknown loss": (("settings", "loss"), "hinge", "wants the loss 'hinge'"),
+    "an empty mini-batch": (("settings", "batch_size"), 0, "not readable"),
+    "a learning rate that is no number": (("settings", "optimizer", "learning_rate"), float("nan"), "not readable"),
+    "an unknown setting of the optimiser": (("settings", "optimizer", "lr"), 0.1, "not readable"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_bundle_is_refused(case):
+    path, value, message = HOSTILE[case]
+    with pytest.raises(PeerError, match=message):
+        decode(changed(*path, value=value))
+
+
+def test_a_bundle_that_is_too_large_is_refused_unread():
+    with pytest.raises(PeerError, match="is the limit"):
+        decode(b"\0" * (MAX_BYTES + 1))
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_a_mutated_bundle_is_refused_or_valid(data):
+    mutated = bytearray(encode(small_bundle()))
+    for _ in range(data.draw(st.integers(1, 4))):
+        mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        mutated = mutated[: data.draw(st.integers(0, len(mutated)))]
+    try:
+        found = decode(bytes(mutated))
+    except PeerError:
+        return
+    assert decode(encode(found)) == found
