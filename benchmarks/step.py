@@ -12,6 +12,9 @@ For each network and keep fraction it times, interleaved in one loop:
 Overhead is what only a sub-network needs: sampling, cutting the weights and the momenta, and
 scattering both back to the full tensors, measured inside real steps, as a share of those steps.
 The optimiser's arithmetic is not overhead: the peer does it too.
+
+Seconds are those of this process's CPU time: on one thread that waits for nothing they are the
+seconds of an otherwise idle core, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -78,9 +81,9 @@ def _measure_overhead(training: _Training, num_steps: int) -> list[float]:
     def clocked(function: Callable) -> Callable:
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal spent_s
-            start = time.perf_counter()
+            start = time.process_time()
             result = function(*arguments, **named)
-            spent_s += time.perf_counter() - start
+            spent_s += time.process_time() - start
             return result
 
         return call
@@ -94,9 +97,9 @@ def _measure_overhead(training: _Training, num_steps: int) -> list[float]:
     ):
         for _ in range(num_steps):
             spent_s = 0.0
-            start = time.perf_counter()
+            start = time.process_time()
             training.step()
-            shares.append(spent_s / (time.perf_counter() - start))
+            shares.append(spent_s / (time.process_time() - start))
     return shares
 
 
@@ -120,7 +123,6 @@ def _prepare(graph: ModelGraph, name: str, vector: DropoutVector) -> tuple[_Trai
 
 
 def _measure_network(report: Report, name: str, *, num_repeats: int, min_sample_s: float) -> None:
-    entry = zoo_entry(name)
     graph, _ = load_model(name)
     plan = plan_widths(graph)
     vectors = [uniform_vector(plan, keep) for keep in KEEP_FRACTIONS]
@@ -131,7 +133,7 @@ def _measure_network(report: Report, name: str, *, num_repeats: int, min_sample_
         trainings[keep], peers = _prepare(graph, name, vector)
         runs[f"ours {keep}"] = trainings[keep].step
         runs |= {f"{form} {keep}": run for form, run in peers.items()}
-    seconds = time_interleaved(runs, num_repeats, min_sample_s=min_sample_s)
+    seconds = time_interleaved(runs, num_repeats, min_sample_s=min_sample_s, clock=time.process_time)
     for index, keep in enumerate(KEEP_FRACTIONS):
         ours = seconds[f"ours {keep}"]
         best = min(FORMATS, key=lambda form: median(seconds[f"{form} {keep}"]))  # noqa: B023  # used at once
@@ -150,7 +152,9 @@ def _measure_network(report: Report, name: str, *, num_repeats: int, min_sample_
         report.rows.append(row)
         print(f"{name} keep {keep}: {row['step_s'] * 1e3:.2f} ms", file=sys.stderr)
         peer = f"plain torch module of the same width, {best}, torch.optim.SGD"
-        report.checks.append(Check(f"{name} keep {keep}: step over torch", row["torch_ratio"], "<=", 1.1, peer))
+        report.checks.append(
+            Check(f"{name} keep {keep}: step over torch", row["torch_ratio"], "<=", 1.1, peer)
+        )
         if keep >= 0.5:
             report.checks.append(
                 Check(f"{name} keep {keep}: overhead share", overhead, "<=", 0.06, "the step itself")

@@ -53,14 +53,22 @@ def narrowed(module: nn.Module, weights: Mapping[str, Array]) -> nn.Module:
             layer.in_channels = layer.weight.shape[1] * layer.groups
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # likewise
             layer.num_features = len(layer.weight)
-            layer.running_mean, layer.running_var = torch.zeros(len(layer.weight)), torch.ones(len(layer.weight))
+            layer.running_mean, layer.running_var = (
+                torch.zeros(len(layer.weight)),
+                torch.ones(len(layer.weight)),
+            )
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
     return made
 
 
 def training_run(
-    module: nn.Module, memory_format: str, learning_rate: float, momentum: float, inputs: Array, labels: NDArray
+    module: nn.Module,
+    memory_format: str,
+    learning_rate: float,
+    momentum: float,
+    inputs: Array,
+    labels: NDArray,
 ) -> Callable[[], object]:
     """One training step of a plain module, as a function to time.
 

@@ -12,91 +12,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from coordinator import database_records as records
 from coordinator import database_schema as schema
+from coordinator.database_records import Outcome, Run, UpdateId, Version
 from firmware_profiles.errors import UserError, WorldError
 
 MAX_EVENTS = 10_000
 """Events kept; older ones make room."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training run.
-
-    Attributes:
-        id: `[a-z0-9-]{1,64}`.
-        graph_digest: digest of the model graph.
-        config: settings of the run, JSON-ready.
-        state: waiting, training or finished.
-        created_s: Unix time.
-    """
-
-    id: str
-    strategy: str
-    graph_digest: str
-    config: Mapping[str, Any]
-    seed: int
-    state: str = "waiting"
-    created_s: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """One version of a run's model.
-
-    Attributes:
-        version: 0 is the start, then one more a round.
-        digest: names the weights in the model store.
-        accuracy: on the held-out data, 0..1, or None if it was not measured.
-        loss: mean training loss of the updates, or None.
-        wall_s: seconds of training since the run began, restarts left out.
-        num_updates: updates that this version was made from.
-        bytes_sent: payload bytes that crossed the coordinator since the run began.
-        created_s: Unix time, stamped when it is committed.
-    """
-
-    version: int
-    digest: str
-    round: int
-    accuracy: float | None = None
-    loss: float | None = None
-    wall_s: float = 0.0
-    num_updates: int = 0
-    bytes_sent: int = 0
-    created_s: float = 0.0
-
-
-@dataclass(frozen=True, order=True)
-class UpdateId:
-    """Names an update for ever: who sent it, in which of its starts, as which of its messages."""
-
-    device: str
-    boot_epoch: int
-    sequence: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of an update for good, and the work it reported.
-
-    Attributes:
-        outcome: applied, expired or refused. reason: why, "" if applied.
-        macs: training MACs.
-        vectors: kept channels, written "8-16-16" -> mini-batches trained with them.
-    """
-
-    update: UpdateId
-    outcome: str = "applied"
-    reason: str = ""
-    macs: int = 0
-    vectors: Mapping[str, int] = field(default_factory=dict)
 
 
 class Database:
@@ -133,7 +61,7 @@ class Database:
                 connection.execute(
                     sa.update(schema.runs).where(schema.runs.c.id == row.id).values(config=dict(run.config))
                 )
-                return _run(row, config=run.config), True
+                return records.run_of(row, config=run.config), True
             created = Run(**{**vars(run), "created_s": self._clock()})
             values = {name: value for name, value in vars(created).items() if name != "config"}
             connection.execute(sa.insert(schema.runs).values(**values, config=dict(run.config)))
@@ -167,7 +95,7 @@ class Database:
                     )
                 )
                 if settled:
-                    rows = [_outcome_row(run, outcome, version.version) for outcome in settled]
+                    rows = [records.outcome_row(run, outcome, version.version) for outcome in settled]
                     connection.execute(sa.insert(schema.outcomes), rows)
         except exc.IntegrityError as error:
             raise ValueError(
@@ -199,7 +127,9 @@ class Database:
         """Record that an update expired or was refused; returns the outcome in force, the first recorded."""
         try:
             with self._transaction() as connection:
-                connection.execute(sa.insert(schema.outcomes).values(**_outcome_row(run, outcome, None)))
+                connection.execute(
+                    sa.insert(schema.outcomes).values(**records.outcome_row(run, outcome, None))
+                )
         except exc.IntegrityError:
             if (known := self.outcome_of(run, outcome.update)) is None:
                 raise ValueError(f"run {run} is not in the database") from None
@@ -239,7 +169,7 @@ class Database:
                 .where(schema.versions.c.run == run)
                 .order_by(schema.versions.c.version)
             )
-            return [_version(row) for row in rows]
+            return [records.version_of(row) for row in rows]
 
     def latest_version(self, run: str) -> Version | None:
         """The newest version of a run, or None before the first."""
@@ -250,7 +180,7 @@ class Database:
                 .order_by(schema.versions.c.version.desc())
                 .limit(1)
             ).first()
-            return None if row is None else _version(row)
+            return None if row is None else records.version_of(row)
 
     def record_device(self, device: str, hello: Mapping[str, Any]) -> None:
         """Remember how a device last introduced itself (JSON-ready)."""
@@ -405,32 +335,3 @@ def _check_same_run(row: sa.Row, run: Run) -> None:
             f"the unfinished run {row.id} has {' and '.join(differences)}: "
             f"start with the same settings to resume it, or start anew with --fresh"
         )
-
-
-def _outcome_row(run: str, outcome: Outcome, version: int | None) -> dict[str, Any]:
-    return {
-        "run": run,
-        **vars(outcome.update),
-        "outcome": outcome.outcome,
-        "reason": outcome.reason,
-        "version": version if outcome.outcome == "applied" else None,
-        "macs": outcome.macs,
-        "vectors": dict(outcome.vectors),
-    }
-
-
-def _run(row: sa.Row, config: Mapping[str, Any]) -> Run:
-    return Run(
-        id=row.id,
-        strategy=row.strategy,
-        graph_digest=row.graph_digest,
-        config=config,
-        seed=row.seed,
-        state=row.state,
-        created_s=row.created_s,
-    )
-
-
-def _version(row: sa.Row) -> Version:
-    values = {name: value for name, value in row._mapping.items() if name != "run"}  # noqa: SLF001 (public by name)
-    return Version(**values)

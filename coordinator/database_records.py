@@ -1,9 +1,9 @@
-"""What the database keeps, as plain data, and how rows become it."""
+"""What the database keeps, as plain data, and how it becomes rows and back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,7 +41,6 @@ class Version:
         loss: mean training loss of the updates, or None.
         wall_s: seconds of training since the run began, restarts left out.
         num_updates: updates that this version was made from.
-        bytes_sent: payload bytes of the run so far.
         bytes_sent: payload bytes that crossed the coordinator since the run began.
         created_s: Unix time, stamped when it is committed.
     """
@@ -83,52 +82,33 @@ class Outcome:
     vectors: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of an update for good.
-
-    Attributes:
-        outcome: applied, expired or refused.
-        reason: why, "" if applied.
-        macs: training MACs it reported.
-        vectors: "8-16-16" -> mini-batches trained with that vector.
-    """
-
-    update: UpdateId
-    outcome: str
-    reason: str = ""
-    macs: int = 0
-    vectors: Mapping[str, int] = field(default_factory=dict)
+def outcome_row(run: str, outcome: Outcome, version: int | None) -> dict[str, Any]:
+    """The columns of an outcome; `version` is the one an applied update went into."""
+    return {
+        "run": run,
+        **vars(outcome.update),
+        "outcome": outcome.outcome,
+        "reason": outcome.reason,
+        "version": version if outcome.outcome == "applied" else None,
+        "macs": outcome.macs,
+        "vectors": dict(outcome.vectors),
+    }
 
 
 def run_of(row: sa.Row, config: Mapping[str, Any]) -> Run:
     """A row of `runs`, with the config that is in force now."""
-    names = ("id", "strategy", "graph_digest", "seed", "state", "created_s")
-    return Run(**{name: getattr(row, name) for name in names}, config=config)
+    return Run(
+        id=row.id,
+        strategy=row.strategy,
+        graph_digest=row.graph_digest,
+        config=config,
+        seed=row.seed,
+        state=row.state,
+        created_s=row.created_s,
+    )
 
 
 def version_of(row: sa.Row) -> Version:
     """A row of `versions`."""
-    return Version(**{entry.name: getattr(row, entry.name) for entry in fields(Version)})
-
-
-def outcome_of(row: sa.Row) -> Outcome:
-    """A row of `outcomes`."""
-    return Outcome(
-        update=UpdateId(row.device, row.boot_epoch, row.sequence),
-        outcome=row.outcome,
-        reason=row.reason,
-        macs=row.macs,
-        vectors=row.vectors,
-    )
-
-
-def outcome_values(outcome: Outcome) -> dict[str, Any]:
-    """The columns of an outcome."""
-    rest = {
-        "outcome": outcome.outcome,
-        "reason": outcome.reason,
-        "macs": outcome.macs,
-        "vectors": dict(outcome.vectors),
-    }
-    return {**vars(outcome.update), **rest}
+    values = {name: value for name, value in row._mapping.items() if name != "run"}  # noqa: SLF001 (public by name)
+    return Version(**values)

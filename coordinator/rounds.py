@@ -32,6 +32,8 @@ MAX_DEVICES = 100_000
 JOIN_FRACTION = 0.25
 """A device that comes in the middle of a round gets an order while this share of the time is left."""
 
+MAX_PATIENCE = 16
+
 Key = tuple[str, int, int]
 
 
@@ -83,6 +85,7 @@ class RoundsCore:
         weights, weights_ref: of `version`.
         settled: what became of every update so far; a repeat is answered from it.
         boot_epoch: counts the coordinator's starts, so that orders after a restart are newer.
+        patience: factor on the deadline; doubled when a round brings nothing, halved when one is committed.
     """
 
     config: RunConfig
@@ -106,6 +109,7 @@ class RoundsCore:
     evaluated_version: int = -1
     next_weights: dict[str, Array] = field(default_factory=dict)
     replaces_model: bool = False
+    patience: int = 1
     policy_ref: BlobRef | None = None
 
     @property
@@ -113,6 +117,11 @@ class RoundsCore:
         """An update's delta cannot be larger: the weights as float32, with names and shapes."""
         parameters = self.bundle.graph.parameters
         return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
+
+    @property
+    def deadline_s(self) -> float:
+        """Seconds devices have in the round that is open or comes next."""
+        return self.config.deadline_s * self.patience
 
     # ------------------------------------------------------------ what happens
 
@@ -211,6 +220,7 @@ class RoundsCore:
         details = {"round": self.round, "updates": len(self.pending), "version": self.version}
         self.pending = {}
         self.round += 0 if self.replaces_model else 1
+        self.patience = max(1, self.patience // 2)
         self.replaces_model = False
         self.state = "waiting" if self.round <= self.config.num_rounds else "evaluating"
         effects: list[CoordinatorEffect] = [
@@ -282,14 +292,14 @@ class RoundsCore:
             return []
         self.state = "open"
         self.aggregator = Aggregator(self.bundle.plan, self.weights)
-        self.closes_at_s = now_s + self.config.deadline_s + self.config.grace_s
+        self.closes_at_s = now_s + self.deadline_s + self.config.grace_s
         for device in self.devices.values():
             device.order, device.answered = None, True
         chosen = self.strategy.plan(self.round, online)
         effects: list[CoordinatorEffect] = [self._announce(), SetTimer("close", self.closes_at_s - now_s)]
         effects.append(Note("round opened", details={"round": self.round, "devices": len(chosen)}))
         # what arrived while nothing was open waits in the devices' outboxes and is offered again
-        return effects + [self._order(device_id, self.config.deadline_s) for device_id in chosen]
+        return effects + [self._order(device_id, self.deadline_s) for device_id in chosen]
 
     def _welcome(self, now_s: float, device_id: str, device: Device, *, again: bool) -> list[CoordinatorEffect]:
         if not (device.online and device.hello is not None):
@@ -298,7 +308,7 @@ class RoundsCore:
             return self._open_if_enough(now_s)
         left_s = self.closes_at_s - self.config.grace_s - now_s
         has_order = device.order is not None and not again
-        if self.state != "open" or has_order or left_s < JOIN_FRACTION * self.config.deadline_s:
+        if self.state != "open" or has_order or left_s < JOIN_FRACTION * self.deadline_s:
             return []
         if again and device.order is not None and device.answered:
             return []
@@ -355,7 +365,9 @@ class RoundsCore:
 
     def _retry(self, now_s: float) -> list[CoordinatorEffect]:
         self.state = "waiting"
-        note = Note("round repeated: no update came before the deadline", details={"round": self.round})
+        self.patience = min(MAX_PATIENCE, self.patience * 2)
+        details = {"round": self.round, "seconds": self.deadline_s}
+        note = Note("round repeated with more time: no update came before the deadline", details=details)
         return [note, *self._open_if_enough(now_s)]
 
     # ------------------------------------------------------------ updates

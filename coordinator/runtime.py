@@ -251,6 +251,7 @@ def _curve(database: Database, run: str) -> list[dict[str, Any]]:
             "accuracy": version.accuracy,
             "loss": version.loss,
             "wall_s": version.wall_s,
+            "num_updates": version.num_updates,
         }
         for version in database.curve(run)
     ]

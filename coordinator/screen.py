@@ -64,7 +64,7 @@ def one_line(view: dict[str, Any]) -> str:
     run = view.get("run") or {}
     devices = " ".join(
         f"{device['device']}:{device['state']}"
-        + (f"@{device['telemetry']['macs_fraction']:.2f}" if device["telemetry"]["macs_fraction"] is not None else "")
+        + (f"@{device['macs_fraction']:.2f}" if device["macs_fraction"] is not None else "")
         for device in view["devices"]
     )
     return f"round {run.get('round', 0)}/{run.get('num_rounds', 0)}  accuracy {_percent(run.get('accuracy'))}  {devices}"
@@ -75,16 +75,15 @@ def devices_table(view: dict[str, Any]) -> Table:
     table = Table(expand=True)
     for name in ("device", "state", "vector", "MACs", "CPU share", "others", "memory", "°C", "batches"):
         table.add_column(name)
-    for device in view["devices"]:
-        told = device["telemetry"]
-        state = Text(device["state"], style=_STATE_STYLE.get(device["state"], ""))
-        if device["reason"]:
-            state.append(f" {device['reason']}", style="dim")
+    for told in view["devices"]:
+        state = Text(told["state"], style=_STATE_STYLE.get(told["state"], ""))
+        if told["reason"]:
+            state.append(f" {told['reason']}", style="dim")
         vector = told["vector"]
         own = told["memory_own_bytes"]
         warm = told["temperature_celsius"]
         table.add_row(
-            Text(device["device"]),
+            Text(told["device"]),
             state,
             "-" if vector is None else "·".join(map(str, vector[:8])) + ("…" if len(vector) > 8 else ""),
             _percent(told["macs_fraction"]),

@@ -136,9 +136,9 @@ def seconds_of_a_full_step(learning: Learning, num_steps: int = 4) -> float:
 def deadline_on_one_machine(learning: Learning, num_devices: int, num_cores: int) -> float:
     """Seconds per round in which devices that share this machine just about afford the full network.
 
-    A quarter more than that, so that what the machine does besides does not shrink every network at once.
+    A tenth more than that, so that what the machine does besides does not shrink every network at once.
     """
     samples = len(learning.data.train) / num_devices
     num_batches = max(1, round(-(-samples // learning.config.batch_size) * learning.config.passes))
     crowding = max(1.0, num_devices / num_cores)
-    return max(3.0, 1.25 * num_batches * seconds_of_a_full_step(learning) * crowding)
+    return max(3.0, 1.1 * num_batches * seconds_of_a_full_step(learning) * crowding)

@@ -24,6 +24,8 @@ from firmware_profiles.errors import UserError
 FLEET = "edgetide"
 BOARD_SHARES = (1.0, 0.8, 0.6, 0.45)
 """The agents stand for unlike boards: each may take this share of what its part of the machine is."""
+MIN_SHARE = 0.1
+"""Taken however busy the machine is, at low priority: a demonstration should end."""
 POLL_S = 0.5
 
 
@@ -114,9 +116,10 @@ def _start_agent(config: UpConfig, supervisor: Supervisor, broker: RunningBroker
     name = f"device-{index + 1}"
     folder = config.state / "agents" / name
     folder.mkdir(parents=True, exist_ok=True)
-    policy = folder / "board.yaml"
+    policy, share = folder / "board.yaml", _board_share(config, index)
     policy.write_text(
-        f"# stands for one board of an unlike fleet\nmax_cpu_share_fraction: {_board_share(config, index):.4f}\n",
+        f"# Stands for one board of an unlike fleet.\nmax_cpu_share_fraction: {share:.4f}\n"
+        f"min_cpu_share_fraction: {min(MIN_SHARE, share):.4f}\n",
         encoding="utf-8",
     )
     options = {

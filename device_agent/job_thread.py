@@ -34,6 +34,18 @@ Work = Callable[[int, threading.Event], Union[Worked, None]]
 """Called with the ticket that names the job, and the event that stops it."""
 
 
+def remaining(time_left_s: float, num_batches_left: int, pace_s: float) -> Task:
+    """What is left of a job: time lost in pauses costs mini-batches, it does not shrink the network.
+
+    Args:
+        time_left_s: seconds until the deadline.
+        num_batches_left: mini-batches ordered and not trained.
+        pace_s: seconds per mini-batch that the order allowed.
+    """
+    reachable = max(1, round(time_left_s / pace_s))
+    return Task(time_left_s=time_left_s, num_batches_left=max(1, min(num_batches_left, reachable)))
+
+
 def drive(
     job: Job,
     *,
@@ -61,12 +73,13 @@ def drive(
         What was learned and how long it took, or None if it was stopped.
     """
     began_s, busy_s, done = time.monotonic(), 0.0, 0
+    pace_s = max(1e-3, (deadline_at_s - began_s) / num_batches)
     duty = DutyCycle(stop)
     next(job)
     try:
         while not stop.is_set():
             left_s = deadline_at_s - time.monotonic()
-            task = Task(time_left_s=left_s, num_batches_left=max(1, num_batches - done))
+            task = remaining(left_s, num_batches - done, pace_s)
             budget = None if left_s <= 0 or done >= num_batches else grant(task)
             if isinstance(budget, Pause):
                 report(budget)

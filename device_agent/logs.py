@@ -8,6 +8,10 @@ import os
 import sys
 
 
+PACKAGES = ("firmware_profiles", "models", "dse", "device_agent", "coordinator")
+"""Whose lines the level is about; libraries speak up from WARNING on."""
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line, as journald's tools and log shippers like it."""
 
@@ -26,4 +30,6 @@ def set_up_logs(level: str = "INFO") -> None:
         handler.setFormatter(JsonLines())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level="WARNING", handlers=[handler], force=True)
+    for package in PACKAGES:
+        logging.getLogger(package).setLevel(level)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.outbox_file import OutboxFile
+from device_agent.outbox_file import OutboxFile, OutboxMemory
 from device_agent.wire.codec import MAX_MESSAGE_BYTES, decode, digest_of, encode
 from device_agent.wire.messages import SCHEMA_VERSION, Body, Envelope
 from device_agent.wire.topics import device_topic
@@ -64,7 +64,7 @@ class Outbox:
     receivers take new messages for repeats.
 
     Args:
-        path: database file; its folder is made if missing.
+        path: database file; its folder is made if missing. None keeps everything in memory (for twins).
         sender: id of this device.
         clock: seconds since the boot; for ages.
         boot_id: names this boot, or None if unknown.
@@ -84,7 +84,7 @@ class Outbox:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         sender: str,
         *,
         clock: Callable[[], float] = boottime,
@@ -97,7 +97,7 @@ class Outbox:
         resend_cap_s: float = 120.0,
     ) -> None:
         self.num_refused = 0
-        self._path = path
+        self._path = path or ":memory:"
         self._sender = sender
         self._clock = clock
         self._wall_clock = wall_clock
@@ -111,7 +111,11 @@ class Outbox:
         self._num_bytes = 0
         self._resends: dict[tuple[int, int], _Resend] = {}
         self.boot_epoch: int = -1
-        self._file = OutboxFile(path, max_bytes=max_bytes, begun_anew=self._begun_anew)
+        self._file = (
+            OutboxMemory(max_bytes=max_bytes)
+            if path is None
+            else OutboxFile(path, max_bytes=max_bytes, begun_anew=self._begun_anew)
+        )
         try:
             self.boot_epoch = self._file.run(self._start_epoch)
             self._file.run(self._recall)

@@ -78,7 +78,7 @@ class OutboxFile:
             WorldError: the disk is full or fails; nothing has changed.
         """
         try:
-            return self._commit(action)
+            return _commit(self._database, action)
         except sqlite3.DatabaseError as error:
             if _is_temporary(error):
                 raise WorldError(f"outbox {self._path}: {error}") from error
@@ -86,8 +86,8 @@ class OutboxFile:
             self._move_aside(str(error))
         self._database = self._open()
         try:
-            self._commit(self._begun_anew)
-            return self._commit(action)
+            _commit(self._database, self._begun_anew)
+            return _commit(self._database, action)
         except sqlite3.DatabaseError as error:
             raise WorldError(f"outbox {self._path}, begun anew: {error}") from error
 
@@ -120,17 +120,6 @@ class OutboxFile:
         except OSError as error:
             raise WorldError(f"cannot write {file}: {error}") from error
 
-    def _commit(self, action: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            result = action(self._database)
-            self._database.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # some errors have rolled back already
-                self._database.execute("ROLLBACK")
-            raise
-        return result
-
     def _open(self) -> sqlite3.Connection:
         try:
             return _connect(self._path, self._max_bytes)
@@ -154,6 +143,45 @@ class OutboxFile:
                     file.replace(f"{aside}{suffix}")
         except OSError as error:
             raise WorldError(f"cannot move the damaged outbox {self._path} aside: {error}") from error
+
+
+class OutboxMemory:
+    """The same without a disk, for twins: what it holds goes with its process, boot epochs begin at 1.
+
+    Attributes:
+        num_damaged: 0.
+    """
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self.num_damaged = 0
+        self._database = _connect(Path(":memory:"), max_bytes)
+
+    def run(self, action: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        """Run an action in one transaction."""
+        return _commit(self._database, action)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._database.close()
+
+    def epoch_beside(self) -> int | None:
+        """Return the boot epoch before the first."""
+        return 0
+
+    def keep_epoch_beside(self, epoch: int) -> None:
+        """Keep nothing."""
+
+
+def _commit(database: sqlite3.Connection, action: Callable[[sqlite3.Connection], _Result]) -> _Result:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        result = action(database)
+        database.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # some errors have rolled back already
+            database.execute("ROLLBACK")
+        raise
+    return result
 
 
 def _connect(path: Path, max_bytes: int) -> sqlite3.Connection:

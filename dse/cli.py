@@ -38,11 +38,12 @@ def run_command(
     data: Annotated[
         str, typer.Option(help="A name or a path; its test part is never used.")
     ] = "fashion-mnist-small",
-    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in the end.")] = 200,
-    warm_steps: Annotated[int, typer.Option(min=1, help="Mini-batches of full training before.")] = 150,
-    steps: Annotated[int, typer.Option(min=1, help="Mini-batches of the short training measured.")] = 60,
+    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in the end.")] = 140,
+    warm_steps: Annotated[int, typer.Option(min=1, help="Mini-batches of full training before.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Mini-batches each device of the round trains.")] = 40,
+    devices: Annotated[int, typer.Option(min=1, help="Devices of the round, averaged.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Warm starts the gain is averaged over.")] = 2,
-    held_out: Annotated[int, typer.Option(min=1, help="Training samples set aside to measure with.")] = 1000,
+    held_out: Annotated[int, typer.Option(min=1, help="Training samples set aside to measure with.")] = 1500,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = 32,
     learning_rate: Annotated[
         float, typer.Option(min=1e-6, max=1e3, help="Of the training, as on devices.")
@@ -50,6 +51,7 @@ def run_command(
     momentum: Annotated[
         float, typer.Option(min=0.0, max=0.999, help="Of the training, as on devices.")
     ] = 0.9,
+    clip_norm: Annotated[float, typer.Option(min=1e-6, max=1e9, help="Largest norm of the gradients.")] = 5.0,
     study: Annotated[
         str | None, typer.Option(help="URL of the study's database.", show_default="beside --out")
     ] = None,
@@ -64,23 +66,38 @@ def run_command(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
 ) -> None:
-    """Search the Pareto front of training MACs and accuracy gained in a short training.
+    """Search the Pareto front of training MACs and the accuracy that one short round of a fleet gains.
 
     Ctrl-C leaves a study that the same command goes on with.
     """
     # Heavy: imported when a search is run, so that help and `show` stay quick.
     from dse.objectives import SearchSettings  # noqa: PLC0415
     from dse.run import Run, run, write_table  # noqa: PLC0415
+    from models.data.dataset import load_data  # noqa: PLC0415
     from models.optim import OptimizerSettings  # noqa: PLC0415
-    from models.zoo import initial_weights, load_model  # noqa: PLC0415
+    from models.zoo import load_model  # noqa: PLC0415
+    from models.zoo.initial import initial_weights  # noqa: PLC0415
 
-    graph = load_model(model)
-    shown = [
-        ("model", model), ("data", data), ("trials", trials), ("warm-steps", warm_steps), ("steps", steps),
-        ("repeats", repeats), ("held-out", held_out), ("batch-size", batch_size),
-        ("learning-rate", f"{learning_rate:g}"), ("momentum", f"{momentum:g}"), ("seed", seed),
-        ("out", out.name),
-    ]  # fmt: skip
+    split = load_data(data, seed)
+    graph, stored = load_model(model, split.train.shape, split.train.num_classes)
+    weights = stored or initial_weights(graph, seed)
+    shown = {
+        "model": model,
+        "data": data,
+        "trials": trials,
+        "warm-steps": warm_steps,
+        "steps": steps,
+        "devices": devices,
+        "repeats": repeats,
+        "held-out": held_out,
+        "batch-size": batch_size,
+        "learning-rate": f"{learning_rate:g}",
+        "momentum": f"{momentum:g}",
+        "clip-norm": f"{clip_norm:g}",
+        "seed": seed,
+        "out": out.name,
+    }
+    options = [f"--{key} {shlex.quote(str(value))}" for key, value in shown.items()]
     plan_of_run = Run(
         model=model,
         data=data,
@@ -91,17 +108,18 @@ def run_command(
         settings=SearchSettings(
             warm_steps=warm_steps,
             num_steps=steps,
+            num_devices=devices,
             num_repeats=repeats,
             num_held_out=held_out,
             batch_size=batch_size,
-            optimizer=OptimizerSettings(learning_rate=learning_rate, momentum=momentum),
+            optimizer=OptimizerSettings(learning_rate=learning_rate, momentum=momentum, clip_norm=clip_norm),
             seed=seed,
         ),
-        command="edgetide dse run " + " ".join(f"--{key} {shlex.quote(str(value))}" for key, value in shown),
+        command=" ".join(["edgetide dse run", *options]),
     )
     with _progress() as progress:
         try:
-            outcome = run(plan_of_run, graph, initial_weights(graph, seed), _phases(progress))
+            outcome = run(plan_of_run, graph, weights, split, _phases(progress))
         except KeyboardInterrupt:
             raise UserError(
                 f"Interrupted. The study '{plan_of_run.name}' in {plan_of_run.url} keeps what was measured; "

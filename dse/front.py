@@ -9,6 +9,10 @@ from models.subnet import DropoutVector
 from models.table import TableEntry
 
 
+MIN_GAIN_SHARE = 0.1
+"""Of what training everything gains; less is taken for not training."""
+
+
 class Measurement(NamedTuple):
     """What training with one dropout vector costs and brings.
 
@@ -40,9 +44,9 @@ def table_entries(
 ) -> tuple[TableEntry, ...]:
     """Make the entries of a table, by rising MACs and progress, the full vector last.
 
-    A vector that does no better than not training at all is left out: random sub-networks that are too
-    small make the full network worse, yet would stand on the front because they are cheap. The full
-    vector is always in; where a cheaper one measured better, that is noise of a short training, and the
+    A vector that does no measurable good is left out: random sub-networks that are too small make the
+    full network worse or leave it as it was, yet would stand on the front because they are cheap. The
+    full vector is always in; where a cheaper one measured better, that is noise of a short training, and the
     full one's progress is put just above it.
 
     Args:
@@ -50,10 +54,8 @@ def table_entries(
         full: the measurement of the vector that drops nothing.
         memory_bytes: memory of training one mini-batch with a vector.
     """
-    useful = [
-        one for one in measurements if one.gain > 0 and one.macs < full.macs and one.vector != full.vector
-    ]
-    front = pareto_front(useful)
+    least = max(0.0, MIN_GAIN_SHARE * full.gain)
+    front = pareto_front(one for one in measurements if one.gain > least and one.macs < full.macs)
     top = max([full.gain, *(one.gain + 1e-6 for one in front)])
     return tuple(
         TableEntry(

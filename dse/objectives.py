@@ -3,13 +3,14 @@
 References:
     Rapp, Khalili, Pfeiffer and Henkel, "DISTREAL: Distributed resource-aware learning in heterogeneous
     systems", AAAI 2022, arXiv 2112.08761. The paper's search maximises convergence speed and minimises
-    resources; how long the short training is, what it starts from and how often it is repeated are
-    reconstructions of ours.
+    resources. How long the short training is, what it starts from, and that it is one round of a small
+    fleet whose weights are averaged, are reconstructions of ours. Averaged weights are what a fleet ends
+    a round with, and they measure far more steadily than those of one device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated
@@ -42,20 +43,22 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         warm_steps: mini-batches of full training before, which all measurements share.
-        num_steps: mini-batches of the short training that is measured.
-        num_repeats: independent warm starts; the gain is the mean over them.
+        num_steps: mini-batches each device of the round trains.
+        num_devices: devices of the round, each with batches and sub-networks of its own.
+        num_repeats: independent warm starts, a round from each; the gain is the mean over them.
         num_held_out: training samples set aside to measure accuracy; the test part is never used.
         batch_size: samples of a mini-batch.
         optimizer: as devices will train.
         seed: decides held-out samples, batches and sub-networks.
     """
 
-    warm_steps: _Count = 150
-    num_steps: _Count = 60
+    warm_steps: _Count = 60
+    num_steps: _Count = 40
+    num_devices: _Count = 4
     num_repeats: _Count = 2
-    num_held_out: _Count = 1000
+    num_held_out: _Count = 1500
     batch_size: _Count = 32
-    optimizer: OptimizerSettings = OptimizerSettings()
+    optimizer: OptimizerSettings = OptimizerSettings(clip_norm=5.0)
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 
@@ -120,15 +123,13 @@ def make_bench(
 def warm_up(bench: Bench, repeat: int) -> WarmStart:
     """Train the full network for `warm_steps` from its initial weights."""
     settings = bench.settings
-    seed = settings.seed * 1000 + repeat
-    weights = _train(bench, bench.initial, full_vector(bench.plan), settings.warm_steps, seed, 0)
+    seed = (settings.seed * 1000 + repeat) * 1000
+    weights = _train(bench, bench.initial, full_vector(bench.plan), settings.warm_steps, seed)
     return WarmStart(weights, held_out_accuracy(bench, weights), seed)
 
 
-def measure(
-    bench: Bench, starts: list[WarmStart], vector: DropoutVector, *, fresh: bool = False
-) -> Measurement:
-    """Train shortly with one vector from each warm start.
+def measure(bench: Bench, starts: Sequence[WarmStart], vector: DropoutVector) -> Measurement:
+    """Train one round with one vector from each warm start.
 
     All vectors see the same mini-batches and channel draws, so that they differ by the vector alone.
 
@@ -136,18 +137,9 @@ def measure(
         bench: what is measured on.
         starts: warm starts, one or more.
         vector: kept channels of each width group.
-        fresh: other mini-batches and draws than the search saw, so that a lucky one is found out.
     """
-    settings = bench.settings
-    first_step = settings.warm_steps + (settings.num_steps if fresh else 0)
-    gains = [
-        held_out_accuracy(
-            bench, _train(bench, start.weights, vector, settings.num_steps, start.seed, first_step)
-        )
-        - start.accuracy
-        for start in starts
-    ]
-    macs = cost(bench.graph, bench.plan, vector, settings.batch_size).macs_training
+    gains = [held_out_accuracy(bench, _round(bench, start, vector)) - start.accuracy for start in starts]
+    macs = cost(bench.graph, bench.plan, vector, bench.settings.batch_size).macs_training
     return Measurement(vector, macs, float(np.mean(gains)))
 
 
@@ -166,19 +158,26 @@ def held_out_accuracy(bench: Bench, weights: Mapping[str, Array]) -> float:
     return counted.num_correct / counted.num_samples
 
 
+def _round(bench: Bench, start: WarmStart, vector: DropoutVector) -> dict[str, Array]:
+    """Weights after one round: each device trains a copy of the warm start, then all are averaged."""
+    settings = bench.settings
+    total: dict[str, Array] = {}
+    for device in range(1, settings.num_devices + 1):
+        trained = _train(bench, start.weights, vector, settings.num_steps, start.seed + device)
+        for name, values in trained.items():
+            total[name] = total[name] + values if name in total else values
+    share = np.float32(1 / settings.num_devices)
+    return {name: (values * share).astype(np.float32, copy=False) for name, values in total.items()}
+
+
 def _train(
-    bench: Bench,
-    start: Mapping[str, Array],
-    vector: DropoutVector,
-    num_steps: int,
-    seed: int,
-    first_step: int,
+    bench: Bench, start: Mapping[str, Array], vector: DropoutVector, num_steps: int, seed: int
 ) -> dict[str, Array]:
     """Train a copy of `start` with sub-networks drawn anew for every mini-batch."""
     weights = {name: values.copy() for name, values in start.items() if name in bench.graph.parameters}
     optimizer = Optimizer(bench.settings.optimizer)
-    batches = shuffled_batches(len(bench.data), bench.settings.batch_size, seed, first_step)
-    for step, indices in enumerate(islice(batches, num_steps), first_step):
+    batches = shuffled_batches(len(bench.data), bench.settings.batch_size, seed)
+    for step, indices in enumerate(islice(batches, num_steps)):
         inputs, labels = bench.data.batch(indices)
         subnet = sample(bench.plan, vector, seed, step)
         training_step(bench.engine, bench.plan, weights, optimizer, subnet, inputs, {"labels": labels})

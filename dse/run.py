@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from dse.front import Measurement, pareto_front, table_entries
-from dse.objectives import SearchSettings, make_bench, measure, warm_up
+from dse.objectives import Bench, SearchSettings, WarmStart, make_bench, measure, warm_up
 from dse.search import measurements, open_study, quiet, search
 from firmware_profiles.errors import UserError
 from models.cost import cost
-from models.data.dataset import load_data, match
+from models.data.dataset import DataSplit, match
 from models.engines.choose import make_engine
 from models.graph import ModelGraph
 from models.graph import digest as graph_digest
@@ -22,6 +22,10 @@ from models.table import ParetoTable, dump_table
 from models.widths import plan_widths
 
 SOURCE_LIMIT = 1000
+NUM_FRESH = 2
+"""Warm starts of the second measurement."""
+
+OnPhase = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class Outcome:
     Attributes:
         table: the Pareto table.
         num_trials: completed trials of the study, those of earlier runs included.
-        num_dropped: vectors of the front that fresh batches showed to be no better than not training.
+        num_dropped: vectors of the search's front that the second measurement did not confirm.
         wall_s: duration of this run.
     """
 
@@ -69,18 +73,20 @@ class Outcome:
 def run(
     plan_of_run: Run,
     graph: ModelGraph,
-    initial: dict[str, Array],
-    on_phase: Callable[[str, int, int], None] = lambda _phase, _done, _total: None,
+    initial: Mapping[str, Array],
+    data: DataSplit,
+    on_phase: OnPhase = lambda _phase, _done, _total: None,
 ) -> Outcome:
-    """Search, measure the front anew on fresh batches, and make the table.
+    """Search, measure the front anew, and make the table.
 
-    The search picks the luckiest measurements; what the table says is measured a second time on other
-    mini-batches and draws, so that luck is not taken for progress.
+    The search picks the luckiest measurements; what the table says is measured a second time, from other
+    warm starts with other mini-batches and draws, so that luck is not taken for progress.
 
     Args:
         plan_of_run: what to do.
         graph: the network.
         initial: its initial weights, float32.
+        data: to search with; its test part is not used.
         on_phase: told what goes on: name of the phase, what is done of it, and the total.
 
     Raises:
@@ -91,15 +97,12 @@ def run(
     settings, plan = plan_of_run.settings, plan_widths(graph)
     if not plan.groups:
         raise UserError(f"{graph.name}: no layer of it can be narrowed, so there is nothing to search.")
-    data = match(load_data(plan_of_run.data, settings.seed), graph.input_shape, graph.num_classes)
+    data = match(data, graph.input_shape, graph.num_classes)
     engine = make_engine(plan_of_run.engine, graph, "cross-entropy", 1)
     bench = make_bench(graph, plan, engine, initial, data.train, settings)
     with quiet():
         study = open_study(plan_of_run.url, plan_of_run.name, facts(plan_of_run, graph))
-        starts = []
-        for repeat in range(settings.num_repeats):
-            on_phase("warm start", repeat, settings.num_repeats)
-            starts.append(warm_up(bench, repeat))
+        starts = _warm_starts(bench, range(settings.num_repeats), on_phase)
         on_phase("search", len(measurements(study, plan)), plan_of_run.num_trials)
         search(
             study,
@@ -112,10 +115,11 @@ def run(
         found = measurements(study, plan)
     full = full_vector(plan)
     candidates = [one.vector for one in pareto_front(found) if one.gain > 0 and one.vector != full]
+    starts = _warm_starts(bench, range(settings.num_repeats, settings.num_repeats + NUM_FRESH), on_phase)
     fresh: list[Measurement] = []
     for done, vector in enumerate([*candidates, full]):
         on_phase("measure the front anew", done, len(candidates) + 1)
-        fresh.append(measure(bench, starts, vector, fresh=True))
+        fresh.append(measure(bench, starts, vector))
     on_phase("measure the front anew", len(fresh), len(fresh))
     entries = table_entries(
         fresh[:-1], fresh[-1], lambda vector: cost(graph, plan, vector, settings.batch_size).memory_bytes
@@ -133,6 +137,14 @@ def run(
         num_dropped=len(fresh) - len(entries),
         wall_s=time.monotonic() - started_s,
     )
+
+
+def _warm_starts(bench: Bench, repeats: range, on_phase: OnPhase) -> list[WarmStart]:
+    starts = []
+    for repeat in repeats:
+        on_phase("warm starts", repeat - repeats.start, len(repeats))
+        starts.append(warm_up(bench, repeat))
+    return starts
 
 
 def facts(plan_of_run: Run, graph: ModelGraph) -> dict[str, str]:

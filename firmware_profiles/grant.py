@@ -99,7 +99,7 @@ def _temperature(profile: FirmwareProfile, snapshot: Snapshot, policy: Policy) -
 
 def _cpu(_profile: FirmwareProfile, snapshot: Snapshot, policy: Policy) -> str | None:
     others = snapshot.cpu_others_fraction
-    if others is None or 1.0 - others >= _floor(policy):
+    if others is None or 1.0 - others >= _floor(policy) or policy.min_cpu_share_fraction > 0.0:
         return None
     return f"others use {_percent(others)} of the CPU; training needs {_percent(_floor(policy))}"
 
@@ -146,7 +146,8 @@ def _cool_fraction(profile: FirmwareProfile, snapshot: Snapshot, policy: Policy)
 def _joint_share(profile: FirmwareProfile, snapshot: Snapshot, policy: Policy) -> float:
     """Share of all cores that all agents of this machine may take together."""
     others = 0.0 if snapshot.cpu_others_fraction is None else snapshot.cpu_others_fraction
-    return min(policy.max_cpu_share_fraction * _cool_fraction(profile, snapshot, policy), 1.0 - others)
+    left = max(1.0 - others, policy.min_cpu_share_fraction)
+    return min(policy.max_cpu_share_fraction * _cool_fraction(profile, snapshot, policy), left)
 
 
 def _memory_bytes(profile: FirmwareProfile, snapshot: Snapshot, policy: Policy) -> int:

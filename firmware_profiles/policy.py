@@ -22,6 +22,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         max_cpu_share_fraction: share of all cores that the agents of this device take together.
+        min_cpu_share_fraction: share of all cores that the agents may take together, at low priority,
+            however busy the board is. 0: nothing that others use.
         max_memory_bytes: memory that one agent's training may use, None: what the board can spare.
         max_temperature_celsius: training slows down as the board gets within 5 degrees of it and
             pauses at it. None: the temperature at which the board throttles itself, if that is known.
@@ -33,6 +35,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_cpu_share_fraction: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.9
+    min_cpu_share_fraction: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     max_memory_bytes: Annotated[int, Meta(ge=1, le=2**53)] | None = None
     max_temperature_celsius: Annotated[float, Meta(ge=20.0, le=150.0)] | None = None
     min_battery_fraction: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.3
@@ -41,7 +44,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     hours: Annotated[tuple[Window, ...], Meta(max_length=48)] = ()
 
     def __post_init__(self) -> None:
-        """Refuse hours that name no time window."""
+        """Refuse hours that name no time window, and a minimum above the maximum."""
+        if self.min_cpu_share_fraction > self.max_cpu_share_fraction:
+            raise ValueError(
+                f"min_cpu_share_fraction {self.min_cpu_share_fraction:g} is above "
+                f"max_cpu_share_fraction {self.max_cpu_share_fraction:g}"
+            )
         for window in self.hours:
             parse_window(window)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, helper, numpy_helper
 
 from firmware_profiles.errors import UserError
@@ -29,6 +29,14 @@ OPSET = 17
 IR_VERSION = 8
 MAX_FILE_BYTES = 1 << 30
 _METADATA_KEY = "edgetide"
+# What a file may say; anything else is refused before an operator reads it.
+_ATTRIBUTE_KINDS: dict[type | tuple[type, ...], tuple[str, ...]] = {
+    tuple: ("kernel_shape", "strides", "dilations", "pads", "axes", "perm", "shape", "starts", "ends"),
+    int: ("group", "axis", "ceil_mode", "count_include_pad", "keepdims", "transA", "transB", "allowzero"),
+    (int, float): ("alpha", "beta", "epsilon", "min", "max"),
+    str: ("auto_pad", "mode"),
+}
+_KIND_OF = {name: kind for kind, names in _ATTRIBUTE_KINDS.items() for name in names}
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
 
@@ -139,12 +147,23 @@ def _parse(source: Path | str | bytes) -> onnx.ModelProto:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError, TypeError) as error:
         raise UserError(f"{where} is not an ONNX file: {error}") from None
+    _check_text(model, where)
     if not model.graph.node:
         raise UserError(f"{where} is not an ONNX file with a network in it")
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if not 7 <= opset <= 22:
         raise UserError(f"{where} has opset {opset}; 7 to 22 are read. Export it with opset_version={OPSET}")
     return model
+
+
+def _check_text(message: Message, where: str) -> None:
+    """Every string is one: protobuf hands out bytes where the file's are not UTF-8."""
+    for field, value in message.ListFields():
+        for item in value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else (value,):
+            if isinstance(item, Message):
+                _check_text(item, where)
+            elif field.type == field.TYPE_STRING and not isinstance(item, str):
+                raise UserError(f"{where} is not an ONNX file: its {field.name} {item[:40]!r} is not text")
 
 
 def _initializers(model: onnx.ModelProto, where: str) -> dict[str, np.ndarray]:
@@ -239,6 +258,9 @@ def _file_node(node: onnx.NodeProto) -> FileNode:
             value = value.decode("utf-8", "replace")
         elif not isinstance(value, int | float):
             value = tuple(value) if isinstance(value, Iterable) else None
+        kind = _KIND_OF.get(item.name, object)
+        if not isinstance(value, kind) or (kind is tuple and any(type(part) is not int for part in value)):
+            raise UserError(f"{op} at {place or 'an unknown place'}: its attribute {item.name!r} is malformed")
         attributes[item.name] = value
     return FileNode(op, tuple(node.input), tuple(node.output), attributes, place)
 

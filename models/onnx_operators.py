@@ -183,7 +183,7 @@ def _pool(graph: Canonical, node: FileNode, inputs: Inputs) -> Known:
     x = value_of(inputs[0])
     kernel = tuple(node.attributes.get("kernel_shape", ()))
     windows = _windows(node, x, kernel)
-    if set(windows.pop("dilations")) > {1}:
+    if set(windows.pop("dilations")) != {1}:
         raise OperatorError("a dilated pool; use dilation=1")
     ceil = int(node.attributes.get("ceil_mode", 0))
     floor_sizes = operators.window_sizes(x.shape[1:], {**windows, "ceil_mode": 0})

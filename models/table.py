@@ -185,7 +185,12 @@ def uniform_table(
     vectors = sorted({uniform_vector(plan, fraction) for fraction in (*fractions, 1.0)})
     costs = CostModel(graph, plan, batch_size).costs(vectors)
     entries = [
-        TableEntry(vector=vector, macs=int(macs), progress=float(macs / costs.macs_training.max()), memory_bytes=int(memory))
+        TableEntry(
+            vector=vector,
+            macs=int(macs),
+            progress=float(macs / costs.macs_training.max()),
+            memory_bytes=int(memory),
+        )
         for vector, macs, memory in zip(vectors, costs.macs_training, costs.memory_bytes, strict=True)
     ]
     return ParetoTable(

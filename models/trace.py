@@ -174,9 +174,7 @@ def _answer(folder: Path, reference: str, code: int) -> tuple[ModelGraph, dict[s
 
 
 def _load(source: str, attribute: str) -> torch.nn.Module:
-    """Import the user's code; his own package may be named like ours."""
-    import torch  # noqa: PLC0415 (heavy, and optional)
-
+    """Import the user's code, whose own package may be named like ours."""
     for key in [key for key in sys.modules if key.partition(".")[0] == "models"]:
         del sys.modules[key]
     try:
@@ -187,6 +185,8 @@ def _load(source: str, attribute: str) -> torch.nn.Module:
         raise UserError(
             f"importing it failed with {type(error).__name__}: {error}{_line_of(error)}"
         ) from error
+    import torch  # noqa: PLC0415 (heavy, and optional; first the user's code, which may not even be there)
+
     if not hasattr(code, attribute):
         names = [
             key

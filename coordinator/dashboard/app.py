@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.dashboard.metrics import METRICS_TYPE, to_metrics
@@ -36,9 +36,8 @@ STATIC = Path(__file__).parent / "static"
 MAX_STREAMS = 64
 """Pages watched at a time; further ones are told to try again."""
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-"""Names a page on this machine is called by. Others are refused, so that no web site whose name was
-pointed at this machine (DNS rebinding) can read the fleet through its visitor's browser."""
+_LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_LOOPBACK = ("127.", "::1")
 
 _HEADERS = (
     (
@@ -61,7 +60,7 @@ def create_app(
     curve: Curve,
     *,
     period_s: float = 1.0,
-    allowed_hosts: Sequence[str] = LOCAL_HOSTS,
+    proxy_names: Sequence[str] = (),
 ) -> FastAPI:
     """Make the application; `coordinator.dashboard.server.serve` runs it.
 
@@ -71,12 +70,11 @@ def create_app(
         curve: the model versions so far, oldest first, each with the fields of
             `coordinator.database.Version`. Called as `view` is.
         period_s: seconds between two pushes.
-        allowed_hosts: names the browser may call this server by; ("*",) for any.
+        proxy_names: host names under which a reverse proxy on this machine shows the page.
     """
     app = FastAPI(title="edgetide", docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json")
     app.state.pushes = Pushes(view, curve, period_s)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
-    app.add_middleware(_SecurityHeaders)
+    app.add_middleware(_Guard, names=_LOCAL_NAMES | {name.lower() for name in proxy_names})
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/", include_in_schema=False)
@@ -160,11 +158,16 @@ class Pushes:
         self._curve_message = _message("curve", _points(self._curve))
 
 
-class _SecurityHeaders:
-    """Adds the headers to every answer, without standing in the way of the stream."""
+class _Guard:
+    """Adds the security headers to every answer, and answers loopback connections under known names only.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Else a web site whose name was pointed at this machine (DNS rebinding) could read the fleet
+    through its visitor's browser.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
         self._app = app
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -172,7 +175,15 @@ class _SecurityHeaders:
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        local = str((scope.get("server") or ("",))[0]).startswith(_LOOPBACK)
+        name = re.sub(
+            r":\d*$", "", dict(scope.get("headers", ())).get(b"host", b"").decode("latin-1")
+        ).lower()
+        if local and name not in self._names:
+            app = PlainTextResponse("this page is not known under that host name\n", 421)
+            await app(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
 
 
 def _points(curve: Curve) -> list[dict[str, Any]]:

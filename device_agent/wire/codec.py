@@ -182,7 +182,8 @@ def decode_run(payload: bytes) -> Run:
 def _decode_public(payload: bytes, kind: type[_Public], topic: str | None) -> _Public:
     name = kind.__name__.lower()
     _check_size(payload, MAX_PUBLIC_BYTES, name)
-    message: Any = _parse(_public_decoders[kind], payload, name)
+    decoder: msgspec.json.Decoder[Any] = _public_decoders[kind]
+    message: _Public = _parse(decoder, payload, name)
     _check_values(message, name)
     if (
         topic is not None

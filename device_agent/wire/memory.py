@@ -7,6 +7,7 @@ and reorders. Time is a number that only `run_until` moves.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +26,20 @@ Will = tuple[str, bytes]
 
 @dataclass(frozen=True)
 class Delivery:
-    """One message on its way to one subscriber."""
+    """One message on its way to one subscriber.
+
+    Attributes:
+        sent_s: the broker's time when it was sent.
+        publication: number of the `publish` that caused it, None for a retained message the broker had.
+    """
 
     sender: str
     receiver: str
     topic: str
     payload: bytes
     qos: int
+    sent_s: float = 0.0
+    publication: int | None = None
 
 
 Network = Callable[[Delivery], tuple[float, ...]]
@@ -96,6 +104,7 @@ class MemoryBroker:
         self._retained: dict[str, tuple[str, Message]] = {}
         self._queue: list[_Flight] = []
         self._num_queued = 0
+        self._num_published = 0
 
     def connect(
         self,
@@ -114,30 +123,33 @@ class MemoryBroker:
         """Return when the next delivery is due, None if there is none."""
         return self._queue[0].due_s if self._queue else None
 
-    def run_until(self, until_s: float) -> int:
-        """Deliver what is due until then, also what is published meanwhile; return how many."""
-        count = 0
-        while self._queue and self._queue[0].due_s <= until_s:
-            flight = heappop(self._queue)
-            self.now_s = max(self.now_s, flight.due_s)
-            count += self._deliver(flight)
-        self.now_s = max(self.now_s, until_s)
-        return count
-
-    def run_until_idle(self, max_deliveries: int = 1_000_000) -> int:
-        """Deliver until nothing is under way; return how many.
+    def run_until(self, until_s: float, *, max_deliveries: int = 1_000_000) -> int:
+        """Deliver what is due until then, also what is published meanwhile; return how many.
 
         Raises:
             RuntimeError: the receivers keep each other busy for ever.
         """
         count = 0
-        while self._queue:
-            count += self.run_until(max(self._queue[0].due_s, self.now_s))
-            if count > max_deliveries:
+        while self._queue and self._queue[0].due_s <= until_s:
+            if count >= max_deliveries:
                 raise RuntimeError(
                     f"more than {max_deliveries} deliveries: do two receivers answer each other?"
                 )
+            flight = heappop(self._queue)
+            self.now_s = max(self.now_s, flight.due_s)
+            self._deliver(flight)
+            count += 1
+        if math.isfinite(until_s):
+            self.now_s = max(self.now_s, until_s)
         return count
+
+    def run_until_idle(self, *, max_deliveries: int = 1_000_000) -> int:
+        """Deliver until nothing is under way, however late it is due; return how many.
+
+        Raises:
+            RuntimeError: the receivers keep each other busy for ever.
+        """
+        return self.run_until(math.inf, max_deliveries=max_deliveries)
 
     def retained(self, topic: str) -> bytes | None:
         """Return the retained message of a topic."""
@@ -161,9 +173,10 @@ class MemoryBroker:
             self._retained[message.topic] = (sender, message)
         elif message.retain:
             self._retained.pop(message.topic, None)
+        self._num_published += 1
         for bus in list(self._buses.values()):
             for pattern, receive in bus.subscriptions:
-                self._enqueue(bus, pattern, receive, sender, message)
+                self._enqueue(bus, pattern, receive, sender, message, self._num_published)
         self._flush_if_direct()
 
     def _offer_retained(self, bus: MemoryBus, pattern: str, receive: Receive) -> None:
@@ -171,10 +184,20 @@ class MemoryBroker:
             self._enqueue(bus, pattern, receive, sender, message)
         self._flush_if_direct()
 
-    def _enqueue(self, bus: MemoryBus, pattern: str, receive: Receive, sender: str, message: Message) -> None:
+    def _enqueue(
+        self,
+        bus: MemoryBus,
+        pattern: str,
+        receive: Receive,
+        sender: str,
+        message: Message,
+        publication: int | None = None,
+    ) -> None:
         if not matches(pattern, message.topic):
             return
-        delivery = Delivery(sender, bus.client_id, message.topic, message.payload, message.qos)
+        delivery = Delivery(
+            sender, bus.client_id, message.topic, message.payload, message.qos, self.now_s, publication
+        )
         delays_s = self._network(delivery)
         self.num_lost += not delays_s
         for delay_s in delays_s:
@@ -191,16 +214,15 @@ class MemoryBroker:
         finally:
             self._delivering = False
 
-    def _deliver(self, flight: _Flight) -> int:
+    def _deliver(self, flight: _Flight) -> None:
         if not flight.bus.connected or flight.bus.session != flight.session:
             self.num_lost += 1
-            return 0
+            return
         self.num_delivered += 1
         try:
             flight.receive(flight.delivery.topic, flight.delivery.payload)
         except Exception:  # noqa: BLE001 - a receiver must not raise; if it does, the others still get theirs
             _log.exception("receiver failed on %s", flight.delivery.topic)
-        return 1
 
 
 class MemoryBus:

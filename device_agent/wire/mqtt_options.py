@@ -115,6 +115,7 @@ def tls_context(endpoint: Endpoint, files: TlsFiles | None) -> ssl.SSLContext | 
     name = files.ca_file
     try:
         context = ssl.create_default_context(cafile=files.ca_file)
+        context.sslsocket_class = _ClosingSocket
         if files.cert_file is not None:
             name = f"{files.cert_file} with {files.key_file or 'the key inside'}"
             # Without a callback, OpenSSL would ask for a passphrase on the terminal of a service.
@@ -122,3 +123,21 @@ def tls_context(endpoint: Endpoint, files: TlsFiles | None) -> ssl.SSLContext | 
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise UserError(f"cannot use TLS file {name}: {error}. Give PEM files this user may read") from error
     return context
+
+
+class _ClosingSocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails; paho would leave it open."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
+        """Shake hands.
+
+        Raises:
+            OSError: it failed; the socket is closed.
+        """
+        try:
+            super().do_handshake(block)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError:
+            self.close()
+            raise

@@ -33,7 +33,9 @@ class Engine(Protocol):
 
     name: str
 
-    def gradients(self, weights: Mapping[str, Array], inputs: Array, targets: Mapping[str, Array]) -> Gradients:
+    def gradients(
+        self, weights: Mapping[str, Array], inputs: Array, targets: Mapping[str, Array]
+    ) -> Gradients:
         """Loss and gradients of one mini-batch, batch statistics in batch norm.
 
         Args:

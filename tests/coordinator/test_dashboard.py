@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import math
@@ -221,7 +222,38 @@ def test_every_answer_has_the_security_headers(server, path):
 
 def test_a_page_under_a_foreign_name_gets_nothing(server):
     status, _, body = get(server, "/api/v1/fleet", host="evil.example")
-    assert (status, "bench-0" in body) == (400, False)
+    assert (status, "bench-0" in body) == (421, False)
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8080", "fleet.example"])
+def test_the_page_answers_to_its_own_names_and_its_proxys(shown, name):
+    server = serve(create_app(shown.view, lambda: shown.curve, proxy_names=["fleet.example"]), port=0)
+    try:
+        assert get(server, "/api/v1/fleet", host=name)[0] == 200
+    finally:
+        server.stop()
+
+
+def test_a_page_shown_to_the_network_answers_to_any_name(shown):
+    app = create_app(shown.view, lambda: shown.curve)
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request"}
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/healthz",
+        "query_string": b"",
+        "headers": [(b"host", b"pi.local")],
+        "server": ("192.0.2.7", 80),
+    }
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 200
 
 
 def test_the_interactive_api_pages_which_load_from_elsewhere_are_off(server):

@@ -128,6 +128,28 @@ def test_the_first_outcome_of_an_update_stays_in_force(running):
     assert running.outcome_counts("run-1") == {"expired": 1}
 
 
+def test_a_round_may_hold_updates_that_were_not_applied(running):
+    late = Outcome(update=UPDATE, outcome="expired", reason="late", macs=2**53, vectors={"8-16": 3})
+    running.commit_round("run-1", Version(version=1, digest="d" * 64, round=1), [late])
+    assert running.outcomes("run-1") == [late]
+
+
+def test_what_is_measured_of_a_version_later_joins_its_curve(running):
+    running.commit_round("run-1", Version(version=1, digest="d" * 64, round=1, bytes_sent=5000))
+    assert running.curve("run-1")[1].accuracy is None
+    running.record_accuracy("run-1", 1, 0.5, 1.25)
+    point = running.curve("run-1")[1]
+    assert (point.accuracy, point.loss, point.bytes_sent, point.digest) == (0.5, 1.25, 5000, "d" * 64)
+    assert running.curve("run-1")[0].accuracy == 0.1
+
+
+def test_every_start_of_the_coordinator_has_its_own_epoch(running, path):
+    first = running.next_boot_epoch("run-1")
+    running.close()
+    with reopened(path) as store:
+        assert store.next_boot_epoch("run-1") == first + 1
+
+
 def test_outcomes_need_a_run(running):
     with pytest.raises(ValueError, match="run-9"):
         running.record_outcome("run-9", Outcome(update=UPDATE, outcome="expired"))
@@ -165,7 +187,8 @@ def test_a_commit_survives_a_killed_process(path):
         "from coordinator.database import *\n"
         "store = open_database(Path(sys.argv[1]))\n"
         "store.begin_or_resume_run(Run(id='r', strategy='s', graph_digest='a', config={}, seed=0))\n"
-        "store.commit_round('r', Version(version=0, digest='b', round=0), [Outcome(update=UpdateId('d', 1, 2))])\n"
+        "done = [Outcome(update=UpdateId('d', 1, 2))]\n"
+        "store.commit_round('r', Version(version=0, digest='b', round=0), done)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9

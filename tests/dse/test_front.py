@@ -57,6 +57,11 @@ def test_a_vector_no_better_than_not_training_is_not_in_the_table(found):
     assert all(entry.progress > 0 for entry in entries)
 
 
+def test_a_vector_that_gains_next_to_nothing_is_taken_for_one_that_does_not_train():
+    entries = table_entries([Measurement((1, 1), 1, 0.04), Measurement((2, 2), 2, 0.06)], FULL, sum)
+    assert [entry.vector for entry in entries] == [(2, 2), (9, 9)]
+
+
 def test_the_full_vector_stays_last_where_noise_put_a_cheaper_one_above():
     lucky = Measurement((5, 5), 10, 0.6)
     entries = table_entries([lucky, FULL], FULL, sum)

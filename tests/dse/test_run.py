@@ -37,6 +37,7 @@ PLAN = plan_widths(GRAPH)
 SETTINGS = SearchSettings(
     warm_steps=8,
     num_steps=12,
+    num_devices=2,
     num_repeats=2,
     num_held_out=60,
     batch_size=10,
@@ -81,6 +82,10 @@ def a_run(data, tmp_path, trials=14, **changes):
     return Run(**{**fields, **changes})
 
 
+def search(plan_of_run):
+    return run(plan_of_run, GRAPH, initial(), load_data(plan_of_run.data))
+
+
 def test_training_everything_from_the_warm_start_brings_accuracy(bench):
     starts = [warm_up(bench, repeat) for repeat in range(2)]
     assert measure(bench, starts, (12,)).gain > 0.05
@@ -117,34 +122,34 @@ def test_too_few_samples_to_hold_out_are_refused(data):
 
 
 def test_a_run_ends_in_a_table_that_fits_the_network(data, tmp_path):
-    outcome = run(a_run(data, tmp_path), GRAPH, initial())
+    outcome = search(a_run(data, tmp_path))
     assert find_fault(outcome.table, graph_digest(GRAPH), PLAN) is None
     assert outcome.table.entries[-1].vector == (12,)
     assert all(entry.progress > 0 for entry in outcome.table.entries[:-1])
 
 
 def test_the_same_seed_makes_the_same_table_even_when_resumed(data, tmp_path):
-    whole = run(a_run(data, tmp_path, trials=14), GRAPH, initial())
-    run(a_run(data, tmp_path, trials=5, name="parts"), GRAPH, initial())
-    resumed = run(a_run(data, tmp_path, trials=14, name="parts"), GRAPH, initial())
+    whole = search(a_run(data, tmp_path, trials=14))
+    search(a_run(data, tmp_path, trials=5, name="parts"))
+    resumed = search(a_run(data, tmp_path, trials=14, name="parts"))
     assert resumed.table == whole.table
 
 
 def test_a_study_of_other_data_is_not_gone_on_with(data, tmp_path):
-    run(a_run(data, tmp_path, trials=2), GRAPH, initial())
+    search(a_run(data, tmp_path, trials=2))
     other = data.with_name("other.npz")
     other.write_bytes(data.read_bytes())
     with pytest.raises(UserError, match=r"begun with data .*blobs"):
-        run(a_run(other, tmp_path, trials=2), GRAPH, initial())
+        search(a_run(other, tmp_path, trials=2))
 
 
 def test_data_that_does_not_fit_the_network_is_refused(tmp_path):
     with pytest.raises(UserError, match="takes"):
-        run(a_run("fashion-mnist-small", tmp_path), GRAPH, initial())
+        search(a_run("fashion-mnist-small", tmp_path))
 
 
 def test_a_written_table_reads_back_and_names_its_command(data, tmp_path):
-    table = run(a_run(data, tmp_path, trials=6), GRAPH, initial()).table
+    table = search(a_run(data, tmp_path, trials=6)).table
     path = tmp_path / "sub" / "table.yaml"
     write_table(path, table)
     assert load_table(path) == table
@@ -153,7 +158,7 @@ def test_a_written_table_reads_back_and_names_its_command(data, tmp_path):
 
 def test_show_prints_the_table_as_one_json_object(data, tmp_path):
     path = tmp_path / "table.yaml"
-    write_table(path, run(a_run(data, tmp_path, trials=6), GRAPH, initial()).table)
+    write_table(path, search(a_run(data, tmp_path, trials=6)).table)
     shown = CliRunner().invoke(app, ["show", str(path), "--json"])
     assert shown.exit_code == 0
     assert json.loads(shown.stdout)["entries"][-1]["vector"] == [12]

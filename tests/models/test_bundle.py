@@ -14,7 +14,13 @@ from models.widths import plan_widths
 
 
 def small_bundle(learning_rate=0.05):
-    attributes = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
+    attributes = {
+        "kernel_shape": (3, 3),
+        "strides": (1, 1),
+        "pads": (1, 1, 1, 1),
+        "dilations": (1, 1),
+        "group": 1,
+    }
     nodes = (
         Node("Conv", ("x", "a.weight"), "a", attributes),
         Node("Relu", ("a",), "b", {}),
@@ -59,14 +65,22 @@ def test_what_a_newer_peer_adds_is_ignored():
 HOSTILE = {
     "another schema": (("schema",), 99, "schema 99, this version reads 1"),
     "an unknown operator": (("graph", "nodes", 1, "op"), "Exec", "graph is refused: .*Exec"),
-    "a width plan of another graph": (("plan", "groups", 0, "num_channels"), 5, "width plan is not that of its graph"),
+    "a width plan of another graph": (
+        ("plan", "groups", 0, "num_channels"),
+        5,
+        "width plan is not that of its graph",
+    ),
     "no plan": (("plan",), None, "not readable"),
     "a table of another graph": (("table", "graph_digest"), "b" * 64, "table is refused: .*another network"),
     "a vector too wide": (("table", "entries", 0, "vector"), [5], "keeps 5 channels of 4"),
     "a table without entries": (("table", "entries"), [], "not readable"),
     "an unknown loss": (("settings", "loss"), "hinge", "wants the loss 'hinge'"),
     "an empty mini-batch": (("settings", "batch_size"), 0, "not readable"),
-    "a learning rate that is no number": (("settings", "optimizer", "learning_rate"), float("nan"), "not readable"),
+    "a learning rate that is no number": (
+        ("settings", "optimizer", "learning_rate"),
+        float("nan"),
+        "not readable",
+    ),
     "an unknown setting of the optimiser": (("settings", "optimizer", "lr"), 0.1, "not readable"),
 }
 

@@ -46,12 +46,18 @@ def test_with_nothing_dropped_it_steps_as_torch_does(momentum, nesterov, weight_
     nesterov = nesterov and momentum > 0
     optimizer = Optimizer(
         OptimizerSettings(
-            learning_rate=0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, clip_norm=clip_norm
+            learning_rate=0.1,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
         )
     )
     weights = random_tensors(seed)
     parameters = [torch.nn.Parameter(torch.from_numpy(values.copy())) for values in weights.values()]
-    peer = torch.optim.SGD(parameters, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    peer = torch.optim.SGD(
+        parameters, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+    )
     for number in range(3):
         gradients = random_tensors(seed + 1 + number)
         for parameter, gradient in zip(parameters, gradients.values(), strict=True):
@@ -70,7 +76,11 @@ def test_a_dropped_entry_moves_neither_by_momentum_nor_by_weight_decay():
     step(optimizer, weights, full_subnet(PLAN), random_tensors(1))
     before = {name: values.copy() for name, values in weights.items()}
     step(optimizer, weights, KEPT, random_tensors(2, subnet=KEPT))
-    for name, moved in {"a.weight": np.s_[[1, 3]], "a.bias": np.s_[[1, 3]], "b.weight": np.s_[:, [1, 3]]}.items():
+    for name, moved in {
+        "a.weight": np.s_[[1, 3]],
+        "a.bias": np.s_[[1, 3]],
+        "b.weight": np.s_[:, [1, 3]],
+    }.items():
         changed = np.zeros(SHAPES[name], bool)
         changed[moved] = True
         assert np.array_equal(weights[name] != before[name], changed), name

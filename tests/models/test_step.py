@@ -74,7 +74,10 @@ def narrowed(module, weights):
         if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.groups > 1:
             layer.groups = len(layer.weight)
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            layer.running_mean, layer.running_var = torch.zeros(len(layer.weight)), torch.ones(len(layer.weight))
+            layer.running_mean, layer.running_var = (
+                torch.zeros(len(layer.weight)),
+                torch.ones(len(layer.weight)),
+            )
     return made
 
 
@@ -185,7 +188,9 @@ def test_the_loss_falls_while_sub_networks_are_trained():
     losses = []
     for number in range(60):
         subnet = sample(plan, uniform_vector(plan, 0.75), seed=1, step=number)
-        losses.append(training_step(engine, plan, weights, optimizer, subnet, inputs, {"labels": labels}).loss)
+        losses.append(
+            training_step(engine, plan, weights, optimizer, subnet, inputs, {"labels": labels}).loss
+        )
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 

@@ -34,7 +34,9 @@ def entry(kept, macs, progress, memory_bytes=10 * MB, core_seconds=None):
 
 
 def table_of(*entries):
-    return ParetoTable(model="small", graph_digest=DIGEST, batch_size=32, entries=tuple(entries), source="by hand")
+    return ParetoTable(
+        model="small", graph_digest=DIGEST, batch_size=32, entries=tuple(entries), source="by hand"
+    )
 
 
 THREE = table_of(
@@ -83,7 +85,11 @@ def test_any_number_and_text_reads_back_exactly(progress, seconds, source):
 
 REFUSED = {
     "another format": ("edgetide-table/1", "edgetide-table/9", r"table.yaml:1: key .format."),
-    "an unknown key": ("batch_size", "batchsize", r"table.yaml:4: key .batchsize. is unknown; did you mean .batch_size."),
+    "an unknown key": (
+        "batch_size",
+        "batchsize",
+        r"table.yaml:4: key .batchsize. is unknown; did you mean .batch_size.",
+    ),
     "a missing key": ("    macs: 100\n", "", r"table.yaml:\d+: key .entries\[0\].macs. is missing"),
     "a negative count": ("macs: 100\n", "macs: -1\n", r"table.yaml:8: key .entries\[0\].macs."),
     "no number": ("progress: 0.2", "progress: high", r"key .entries\[0\].progress."),
@@ -129,7 +135,11 @@ def test_a_table_that_drops_something_in_its_last_entry_is_refused_for_its_netwo
     plan = plan_widths(graph)
     whole = uniform_table(graph, plan, 32, (0.5,))
     cut_off = ParetoTable(
-        model=whole.model, graph_digest=whole.graph_digest, batch_size=32, entries=whole.entries[:1], source=""
+        model=whole.model,
+        graph_digest=whole.graph_digest,
+        batch_size=32,
+        entries=whole.entries[:1],
+        source="",
     )
     with pytest.raises(PeerError, match=r"it must drop nothing: \[4, 6\]"):
         parse_table(dump_table(cut_off).encode(), digest(graph), plan)
@@ -152,7 +162,13 @@ def test_a_mutated_table_is_refused_or_valid(data):
 
 
 def small_graph():
-    attributes = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "group": 1}
+    attributes = {
+        "kernel_shape": (3, 3),
+        "strides": (1, 1),
+        "pads": (1, 1, 1, 1),
+        "dilations": (1, 1),
+        "group": 1,
+    }
     nodes = (
         Node("Conv", ("x", "a.weight"), "a", attributes),
         Node("Relu", ("a",), "b", {}),
@@ -217,7 +233,9 @@ _entries = st.lists(
     num_batches_left=st.integers(1, 1000),
     num_cores=st.integers(1, 8),
 )
-def test_the_choice_is_the_best_of_all_that_fit(raw, share, memory_bytes, time_left_s, num_batches_left, num_cores):
+def test_the_choice_is_the_best_of_all_that_fit(
+    raw, share, memory_bytes, time_left_s, num_batches_left, num_cores
+):
     table = table_of(*[entry(i + 1, m, p, b, s) for i, (m, p, b, s) in enumerate(sorted(raw))])
     given_budget = budget(share, memory_bytes, time_left_s, num_batches_left)
     chosen = select(table, given_budget, num_cores, measured)

@@ -57,7 +57,12 @@ def normed_graph(stride=1, channels=4):
     """1x1 convolution, batch norm, relu, global mean, linear."""
     nodes = [
         Node("Conv", ("x", "conv.weight"), "a", conv_attributes(1, stride, (0, 0, 0, 0))),
-        Node("BatchNormalization", ("a", "norm.weight", "norm.bias", "norm.mean", "norm.var"), "b", {"epsilon": 1e-5}),
+        Node(
+            "BatchNormalization",
+            ("a", "norm.weight", "norm.bias", "norm.mean", "norm.var"),
+            "b",
+            {"epsilon": 1e-5},
+        ),
         Node("Relu", ("b",), "c", {}),
         Node("GlobalAveragePool", ("c",), "d", {}),
         Node("Flatten", ("d",), "e", {}),
@@ -75,7 +80,9 @@ def normed_graph(stride=1, channels=4):
 
 def random_weights(graph, seed=0):
     random = np.random.default_rng(seed)
-    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in graph.parameters.items()}
+    return {
+        name: random.standard_normal(shape).astype(np.float32) for name, shape in graph.parameters.items()
+    }
 
 
 def images(num, shape, seed=1):
@@ -138,7 +145,9 @@ def test_arithmetic_broadcasts_a_constant(op, reference):
 
 def test_matmul_takes_a_parameter_of_in_by_out():
     x, weight = images(2, (5,)), images(5, (4,), seed=2)
-    np.testing.assert_allclose(run_operator("MatMul", {}, x, {"w": weight}, ("x", "w")), x @ weight, atol=1e-5)
+    np.testing.assert_allclose(
+        run_operator("MatMul", {}, x, {"w": weight}, ("x", "w")), x @ weight, atol=1e-5
+    )
 
 
 def test_gemm_takes_a_weight_of_out_by_in():
@@ -179,7 +188,9 @@ def test_convolution_pads_each_side_on_its_own(pads):
     found = run_operator("Conv", conv_attributes(stride=2, pads=pads), x, {"w": weight}, ("x", "w"))
     top, left, bottom, right = pads
     padded = torch.from_numpy(np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right))))
-    np.testing.assert_allclose(found, functional.conv2d(padded, torch.from_numpy(weight), stride=2), atol=1e-5)
+    np.testing.assert_allclose(
+        found, functional.conv2d(padded, torch.from_numpy(weight), stride=2), atol=1e-5
+    )
 
 
 def test_a_depthwise_convolution_follows_the_channels_it_is_given():
@@ -232,7 +243,9 @@ def test_a_channel_with_a_single_value_has_variance_zero():
     ]
     parameters = {"w": (3, 2), "n.weight": (3,), "n.bias": (3,)}
     graph = graph_of(nodes, parameters, (2,), {"n.mean": (3,), "n.var": (3,)})
-    statistics = make_engine("torch", graph, "cross-entropy", 1).statistics(random_weights(graph), images(1, (2,)))
+    statistics = make_engine("torch", graph, "cross-entropy", 1).statistics(
+        random_weights(graph), images(1, (2,))
+    )
     np.testing.assert_allclose(statistics["n.var"], 0.0, atol=1e-9)
 
 
@@ -353,7 +366,5 @@ def test_a_missing_torch_says_what_to_install(monkeypatch):
 
 
 def test_choosing_an_engine_imports_torch_only_when_it_is_made():
-    code = (
-        "import sys, models.engines.choose, models.step, models.bundle, models.calibrate; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, models.engines.choose, models.step, models.bundle, models.calibrate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

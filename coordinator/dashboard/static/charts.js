@@ -1,6 +1,6 @@
 // The accuracy curve, the tide, and a device's sparkline: inline SVG in pixels of their box.
 
-import { h, s, percent, clock, decimal, plural } from "./dom.js";
+import { h, s, percent, clock, decimal } from "./dom.js";
 
 const MARGIN = { left: 46, right: 14, top: 12, bottom: 26 };
 export const WINDOW_S = 300;
@@ -69,7 +69,7 @@ export function drawAccuracy(box, curve) {
     const text = `round ${p.round}: ${percent(p.accuracy, 1)}`;
     const more = p.loss === null ? "" : `, loss ${decimal(p.loss)}`;
     const dot = s("circle", { class: "point", cx: px, cy: py, r: i === measured.length - 1 ? 5 : 3.5 });
-    const target = s("circle", { class: "target", cx: px, cy: py, r: 12 }, s("title", {}, `${text}${more}, ${plural(p.num_updates, "update")}`));
+    const target = s("circle", { class: "target", cx: px, cy: py, r: 12 }, s("title", {}, `${text}${more}`));
     const show = () => {
       tip.setAttribute("x", Math.min(width - 60, Math.max(MARGIN.left + 50, px)));
       tip.setAttribute("y", py < 40 ? py + 26 : py - 13);

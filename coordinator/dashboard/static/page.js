@@ -63,7 +63,7 @@ function showTiles() {
     return part;
   }));
   // From the versions, which survive a restart of the coordinator.
-  const updates = curve.reduce((sum, p) => sum + p.num_updates, 0);
+  const updates = curve.reduce((sum, p) => sum + (p.num_updates ?? 0), 0) || devices.reduce((sum, d) => sum + d.num_updates, 0);
   setText(byId("updates"), String(updates));
   const samples = devices.reduce((sum, d) => sum + (d.hello?.num_samples ?? 0), 0);
   setText(byId("updates-note"), samples ? `from ${samples.toLocaleString("en")} samples that stay on the devices` : "");

@@ -136,7 +136,9 @@ def test_json_nesting_without_end_is_refused():
         codec.decode_status(b'{"zz":' + b"[" * 60_000)
 
 
-@pytest.mark.parametrize("header", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "header", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"]
+)
 def test_a_claimed_count_reserves_no_memory(header):
     for field in (b"\xa2zz", b"\xa4body", b"\xa7tensors"):
         tracemalloc.start()
@@ -299,6 +301,8 @@ def test_our_own_wrong_tensor_is_our_own_error():
 
 def test_the_wire_loads_neither_numpy_nor_torch():
     modules = "codec, dedupe, memory, mqtt, chunks, partial"
-    check = f"import sys; from device_agent.wire import {modules}; print({{'numpy', 'torch'}} & set(sys.modules))"
+    check = (
+        f"import sys; from device_agent.wire import {modules}; print({{'numpy', 'torch'}} & set(sys.modules))"
+    )
     output = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "set()"
