@@ -43,7 +43,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Decides weights, data split and 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object on stdout.")]
 Table = Annotated[Path | None, typer.Option(help="Pareto table; the shipped or a uniform one by default.")]
 Passes = Annotated[float, typer.Option(min=0.01, help="Passes over the local data per round.")]
-RoundSeconds = Annotated[str, typer.Option(help="Seconds per round, or auto: what devices on this machine need.")]
+RoundSeconds = Annotated[
+    str, typer.Option(help="Seconds per round, or auto: what devices on this machine need.")
+]
 Rate = Annotated[float, typer.Option(min=0.0, help="Learning rate of the first round.")]
 Partition = Annotated[str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, owner.")]
 State = Annotated[Path | None, typer.Option(help="Folder that keeps the run.")]
@@ -62,7 +64,7 @@ def up(
     port: Port = 8080,
     seed: Seed = 0,
     table: Table = None,
-    passes: Passes = 2.0,
+    passes: Passes = 4.0,
     round_seconds: RoundSeconds = "auto",
     learning_rate: Rate = 0.05,
     partition: Partition = "iid",
@@ -101,8 +103,12 @@ def up(
 
 @coordinator_app.command("run")
 def run_command(
-    broker: Annotated[str, typer.Option(help="mqtt[s]://[user:password@]host[:port]")] = "mqtt://127.0.0.1:1883",
-    broker_description: Annotated[str, typer.Option(help="What the page calls the broker.", hidden=True)] = "",
+    broker: Annotated[
+        str, typer.Option(help="mqtt[s]://[user:password@]host[:port]")
+    ] = "mqtt://127.0.0.1:1883",
+    broker_description: Annotated[
+        str, typer.Option(help="What the page calls the broker.", hidden=True)
+    ] = "",
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "edgetide",
     devices: Annotated[int, typer.Option(min=1, help="Devices that must be online to begin a round.")] = 1,
     rounds: Rounds = 8,
@@ -114,11 +120,13 @@ def run_command(
     port: Port = 8080,
     seed: Seed = 0,
     table: Table = None,
-    passes: Passes = 2.0,
+    passes: Passes = 4.0,
     round_seconds: RoundSeconds = "60",
     learning_rate: Rate = 0.05,
     state: State = None,
-    database: Annotated[str | None, typer.Option(help="SQLAlchemy URL; a file in the state folder by default.")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL; a file in the state folder by default.")
+    ] = None,
     fresh: Fresh = False,  # noqa: FBT002
     leave: Annotated[bool, typer.Option("--exit", help="End when the run is finished.")] = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
@@ -162,7 +170,9 @@ def run_command(
 @coordinator_app.command()
 def rollout(
     file: Annotated[Path, typer.Argument(help="Policy or table (.yaml), or model (.safetensors).")],
-    state: Annotated[Path | None, typer.Option(help="State folder of the coordinator; that of `up` by default.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="State folder of the coordinator; that of `up` by default.")
+    ] = None,
 ) -> None:
     """Put a policy, table or model in force on the running devices."""
     from coordinator.control import ask  # noqa: PLC0415
@@ -174,7 +184,9 @@ def rollout(
 @sim_app.command("run")
 def sim_run(
     scenario: Annotated[Path, typer.Argument(help="Scenario file (YAML).")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, overrides the file.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, overrides the file.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the scenario's seed.")] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
@@ -192,7 +204,9 @@ def _round_seconds(text: str) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e7:
-        raise typer.BadParameter(f"{text!r} is neither auto nor seconds above 0", param_hint="--round-seconds")
+        raise typer.BadParameter(
+            f"{text!r} is neither auto nor seconds above 0", param_hint="--round-seconds"
+        )
     return seconds
 
 

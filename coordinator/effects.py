@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 import device_agent.effects as shared
 from models.subnet import Array
@@ -62,4 +61,4 @@ class Finished:
     """The run is over: every round is committed and evaluated."""
 
 
-CoordinatorEffect = Union[shared.Effect, Commit, Record, Evaluate, Finished]
+CoordinatorEffect = shared.Effect | Commit | Record | Evaluate | Finished

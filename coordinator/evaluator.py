@@ -24,7 +24,9 @@ Done = Callable[[int, float, float], None]
 """Called with (version, accuracy 0..1, mean loss)."""
 
 
-def measure(engine: Engine, weights: Mapping[str, Array], calibration: Dataset, test: Dataset) -> tuple[float, float]:
+def measure(
+    engine: Engine, weights: Mapping[str, Array], calibration: Dataset, test: Dataset
+) -> tuple[float, float]:
     """Accuracy (0..1) and mean loss on `test`; batch-norm statistics come from `calibration`."""
     statistics = calibrate(engine, weights, calibration_batches(calibration))
     num_correct, loss_sum = 0, 0.0
@@ -46,7 +48,9 @@ def calibration_batches(calibration: Dataset) -> Iterator[Array]:
 class Evaluator:
     """Measures one version after another; results come by `done`, on the evaluator's thread."""
 
-    def __init__(self, make_engine: Callable[[], Engine], calibration: Dataset, test: Dataset, done: Done) -> None:
+    def __init__(
+        self, make_engine: Callable[[], Engine], calibration: Dataset, test: Dataset, done: Done
+    ) -> None:
         if len(test) == 0:
             raise UserError("there is no held-out data to measure the model on")
         self._make_engine, self._calibration, self._test = make_engine, calibration, test

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from coordinator.blobs import Blobs
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished, Record, Settled
@@ -258,14 +258,14 @@ class CoordinatorNode:
         self._show(effect.device, effect)
         self.state.event(effect)
 
-    _RECEIVE = {
+    _RECEIVE: ClassVar = {
         "status": _on_status,
         "hello": _on_hello,
         "telemetry": _on_telemetry,
         "up": _on_machine_message,
         "up/bulk": _on_machine_message,
     }
-    _PERFORM = {
+    _PERFORM: ClassVar = {
         Send: _send,
         Announce: _announce,
         SetTimer: _set_timer,

@@ -57,7 +57,10 @@ def roll_out(node: CoordinatorNode, learning: Learning, request: Request) -> str
         bundle = Bundle(graph=graph, plan=plan, table=table, settings=core.bundle.settings)
         refs = node.blobs.put(encode_bundle(bundle)), node.blobs.put(request.content)
         node.perform(core.on_table_rollout(bundle, *refs))
-        return f"table of {len(table.entries)} vectors sent to {online} devices; it takes effect at the next mini-batch"
+        num_vectors = len(table.entries)
+        return (
+            f"table of {num_vectors} vectors sent to {online} devices; it takes effect at the next mini-batch"
+        )
     if request.kind == "model":
         try:
             weights = {name: value.copy() for name, value in safetensors.numpy.load(request.content).items()}
@@ -69,4 +72,3 @@ def roll_out(node: CoordinatorNode, learning: Learning, request: Request) -> str
         node.perform(core.on_model_rollout(weights))
         return f"model put in force as version {core.version}; {online} devices begin the round anew with it"
     raise UserError(f"{request.kind!r} cannot be rolled out: policy, table and model can")
-

@@ -2,8 +2,8 @@
 
 ::
 
-    waiting ──enough devices──▶ open ──all answered, or deadline + grace──▶ committing ──committed──▶ open …
-                                 ▲  │ nothing came                               last round ──▶ evaluating ──▶ finished
+    waiting ──enough devices──▶ open ──all answered, or deadline + grace──▶ committing ──▶ open …
+                                 ▲  │ nothing came             last round ──▶ evaluating ──▶ finished
                                  └──┘
 
 An update counts once: its key (device, boot epoch, sequence) is settled in the transaction that commits
@@ -22,7 +22,19 @@ from coordinator.aggregate import Aggregator
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished, Record, Settled
 from coordinator.strategies.strategy import CoordinatorStrategy
 from device_agent.effects import Announce, CancelTimer, Fetch, Note, Send, SetTimer
-from device_agent.wire.messages import Ack, BlobRef, Decline, Envelope, Hello, Order, RolledOut, Rollout, Run, Status, Update
+from device_agent.wire.messages import (
+    Ack,
+    BlobRef,
+    Decline,
+    Envelope,
+    Hello,
+    Order,
+    RolledOut,
+    Rollout,
+    Run,
+    Status,
+    Update,
+)
 from firmware_profiles.errors import EdgetideError, PeerError, WorldError
 from models.bundle import Bundle
 from models.subnet import Array, check_vector
@@ -143,7 +155,10 @@ class RoundsCore:
         """A device says who it is: at every connect, and when its policy or data change."""
         if hello.device != device_id:
             return [Note("hello under another's topic dropped", device_id)]
-        if hello.input_shape != self.bundle.graph.input_shape or hello.num_classes > self.bundle.graph.num_classes:
+        if (
+            hello.input_shape != self.bundle.graph.input_shape
+            or hello.num_classes > self.bundle.graph.num_classes
+        ):
             details = {"shape": list(hello.input_shape), "classes": hello.num_classes}
             return [Note("device with unfit data left out", device_id, details)]
         device = self._device(device_id)
@@ -159,7 +174,9 @@ class RoundsCore:
         policy_ref = self.policy_ref
         if policy_ref is not None and policy_ref.digest not in (hello.policy_digest, device.offered_policy):
             device.offered_policy = policy_ref.digest
-            effects.append(Send(to=device_id, body=Rollout(kind="policy", content=policy_ref), run=self.config.run))
+            effects.append(
+                Send(to=device_id, body=Rollout(kind="policy", content=policy_ref), run=self.config.run)
+            )
         return [*effects, *self._welcome(now_s, device_id, device, again=rebooted)]
 
     def on_status(self, now_s: float, device_id: str, status: Status) -> list[CoordinatorEffect]:
@@ -199,7 +216,10 @@ class RoundsCore:
         found = self.fetching.pop(digest, None)
         if found is None:
             return []
-        return [Note("update's content could not be fetched", found[0].sender, {"reason": reason}), *self._close_if_due(now_s)]
+        return [
+            Note("update's content could not be fetched", found[0].sender, {"reason": reason}),
+            *self._close_if_due(now_s),
+        ]
 
     def on_timer(self, now_s: float, key: str) -> list[CoordinatorEffect]:
         """A timer that was set is due."""
@@ -247,7 +267,9 @@ class RoundsCore:
         ]
         return [*effects, Finished()] if over else effects
 
-    def on_table_rollout(self, bundle: Bundle, bundle_ref: BlobRef, table_ref: BlobRef) -> list[CoordinatorEffect]:
+    def on_table_rollout(
+        self, bundle: Bundle, bundle_ref: BlobRef, table_ref: BlobRef
+    ) -> list[CoordinatorEffect]:
         """A new table: later orders carry it in their bundle, running jobs take it at the next mini-batch."""
         self.bundle, self.bundle_ref = bundle, bundle_ref
         return self._roll_out(Rollout(kind="table", content=table_ref))
@@ -272,7 +294,12 @@ class RoundsCore:
             key: replace(settled, outcome="expired", reason="another model was rolled out")
             for key, settled in self.pending.items()
         }
-        self.aggregator, self.next_weights, self.replaces_model, self.state = None, weights, True, "committing"
+        self.aggregator, self.next_weights, self.replaces_model, self.state = (
+            None,
+            weights,
+            True,
+            "committing",
+        )
         commit = Commit(
             version=self.version + 1, round=self.round, weights=weights, settled=tuple(self.pending.values())
         )
@@ -287,7 +314,9 @@ class RoundsCore:
     # ------------------------------------------------------------ rounds
 
     def _open_if_enough(self, now_s: float) -> list[CoordinatorEffect]:
-        online = [device.hello for device in self.devices.values() if device.online and device.hello is not None]
+        online = [
+            device.hello for device in self.devices.values() if device.online and device.hello is not None
+        ]
         if self.state != "waiting" or len(online) < self.config.min_devices:
             return []
         self.state = "open"
@@ -301,7 +330,9 @@ class RoundsCore:
         # what arrived while nothing was open waits in the devices' outboxes and is offered again
         return effects + [self._order(device_id, self.deadline_s) for device_id in chosen]
 
-    def _welcome(self, now_s: float, device_id: str, device: Device, *, again: bool) -> list[CoordinatorEffect]:
+    def _welcome(
+        self, now_s: float, device_id: str, device: Device, *, again: bool
+    ) -> list[CoordinatorEffect]:
         if not (device.online and device.hello is not None):
             return []
         if self.state == "waiting":
@@ -375,28 +406,38 @@ class RoundsCore:
     def _on_update(self, now_s: float, envelope: Envelope, update: Update) -> list[CoordinatorEffect]:
         key = (envelope.sender, envelope.boot_epoch, envelope.sequence)
         if key in self.settled:
-            ack = Ack(boot_epoch=key[1], sequence=key[2], outcome="duplicate", reason=f"was {self.settled[key]}")
+            ack = Ack(
+                boot_epoch=key[1], sequence=key[2], outcome="duplicate", reason=f"was {self.settled[key]}"
+            )
             return [Send(to=envelope.sender, body=ack, run=self.config.run)]
         if key in self.pending or update.delta.digest in self.fetching:
             return []  # a repeat of what is being dealt with
-        if envelope.run != self.config.run:
-            return self._settle(envelope, update, "expired", f"belongs to run {envelope.run}")
         device = self._device(envelope.sender)
         if device is None or device.hello is None:
             return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
-        if update.delta.size_bytes > self.max_delta_bytes:
-            reason = f"its delta has {update.delta.size_bytes} bytes, this model's at most {self.max_delta_bytes}"
-            return self._settle(envelope, update, "refused", reason)
+        if verdict := self._verdict(envelope, update):
+            return self._settle(envelope, update, *verdict)
         if self.state != "open":
-            if self.state in ("evaluating", "finished"):
-                return self._settle(envelope, update, "expired", "the run is over")
             return []  # nothing is open at this moment: the outbox will offer it again
         if update.delta.data is not None:
             return self._take(now_s, envelope, update, update.delta.data)
         self.fetching[update.delta.digest] = (envelope, update)
         return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
 
-    def _take(self, now_s: float, envelope: Envelope, update: Update, content: bytes) -> list[CoordinatorEffect]:
+    def _verdict(self, envelope: Envelope, update: Update) -> tuple[str, str] | None:
+        """(outcome, reason) of an update that will not be fetched, None for one that is wanted."""
+        if envelope.run != self.config.run:
+            return "expired", f"belongs to run {envelope.run}"
+        if self.state in ("evaluating", "finished"):
+            return "expired", "the run is over"
+        if update.delta.size_bytes > self.max_delta_bytes:
+            size_bytes = update.delta.size_bytes
+            return "refused", f"its delta has {size_bytes} bytes, this model's at most {self.max_delta_bytes}"
+        return None
+
+    def _take(
+        self, now_s: float, envelope: Envelope, update: Update, content: bytes
+    ) -> list[CoordinatorEffect]:
         if self.state != "open" or self.aggregator is None:
             return []  # offered again by the outbox
         staleness = self.version - (envelope.base_version if envelope.base_version is not None else -(2**31))
@@ -421,11 +462,15 @@ class RoundsCore:
         if not update.step_vectors or max(update.step_vectors) >= len(update.vectors):
             raise PeerError("step_vectors does not fit vectors")
         if not 0 < update.num_samples <= len(update.step_vectors) * self.config.batch_size:
-            raise PeerError(f"{update.num_samples} samples do not fit {len(update.step_vectors)} mini-batches")
+            raise PeerError(
+                f"{update.num_samples} samples do not fit {len(update.step_vectors)} mini-batches"
+            )
         for vector in update.vectors:
             check_vector(self.bundle.plan, vector)
 
-    def _settle(self, envelope: Envelope, update: Update, outcome: str, reason: str) -> list[CoordinatorEffect]:
+    def _settle(
+        self, envelope: Envelope, update: Update, outcome: str, reason: str
+    ) -> list[CoordinatorEffect]:
         settled = self._settled(envelope, update, outcome, reason[:500])
         self.settled[(settled.device, settled.boot_epoch, settled.sequence)] = outcome
         self._answered(envelope.sender, update.order)

@@ -84,7 +84,8 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
     """What a run came to, JSON-ready.
 
     Args:
-        database: that holds the run. run: its id.
+        database: that holds the run.
+        run: its id.
         about: what the database does not know: broker, engine.
     """
     curve = database.curve(run)
@@ -121,7 +122,8 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
         "updates_expired": sum(outcome.outcome == "expired" for outcome in outcomes),
         "updates_refused": sum(outcome.outcome == "refused" for outcome in outcomes),
         "vector_shares": {
-            vector: round(count / num_batches, 4) for vector, count in sorted(totals.items(), key=lambda item: -item[1])
+            vector: round(count / num_batches, 4)
+            for vector, count in sorted(totals.items(), key=lambda item: -item[1])
         },
         "devices": [devices[name] for name in sorted(devices)],
         **about,

@@ -107,7 +107,9 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
     )
     run, resumed = database.begin_or_resume_run(wanted)
     latest = database.latest_version(run.id)
-    log.info("run %s %s", run.id, f"resumed at version {latest.version if latest else 0}" if resumed else "begins")
+    log.info(
+        "run %s %s", run.id, f"resumed at version {latest.version if latest else 0}" if resumed else "begins"
+    )
     blobs = Blobs()
     core = _core(config, learning, database, store, run.id, latest, blobs)
     state = DurableRun(
@@ -167,7 +169,9 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
     )
     server = serve(app, config.host, config.port)
     log.info("web page at %s", server.url)
-    control = ControlServer(config.state, lambda request: _on_loop(loop, lambda: roll_out(node, learning, request)))
+    control = ControlServer(
+        config.state, lambda request: _on_loop(loop, lambda: roll_out(node, learning, request))
+    )
     node.subscribe(lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
@@ -262,7 +266,10 @@ def _engine_name(kind: str) -> str:
 
 
 def _plain(config: CoordinatorConfig) -> dict[str, Any]:
-    learning = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config.learning).items()}
+    learning = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(config.learning).items()
+    }
     return {"learning": learning, "min_devices": config.min_devices, "round_s": config.round_s}
 
 
@@ -270,4 +277,3 @@ def _write_report(state: Path, report: dict[str, Any]) -> None:
     unfinished = state / f"{REPORT}.unfinished"
     unfinished.write_text(json.dumps(report), encoding="utf-8")
     unfinished.replace(state / REPORT)
-

@@ -67,7 +67,8 @@ def one_line(view: dict[str, Any]) -> str:
         + (f"@{device['macs_fraction']:.2f}" if device["macs_fraction"] is not None else "")
         for device in view["devices"]
     )
-    return f"round {run.get('round', 0)}/{run.get('num_rounds', 0)}  accuracy {_percent(run.get('accuracy'))}  {devices}"
+    rounds = f"round {run.get('round', 0)}/{run.get('num_rounds', 0)}"
+    return f"{rounds}  accuracy {_percent(run.get('accuracy'))}  {devices}"
 
 
 def devices_table(view: dict[str, Any]) -> Table:
@@ -141,7 +142,8 @@ def _head(view: dict[str, Any], curve: list[dict[str, Any]]) -> Group:
     done, planned = max(0, len(curve) - 1), run.get("num_rounds", 0) or 1
     title = Text.assemble(
         ("edgetide ", "bold"),
-        f"{run.get('strategy', '')} · {run.get('state', 'starting')} · round {run.get('round', 0)}/{planned} · accuracy ",
+        f"{run.get('strategy', '')} · {run.get('state', 'starting')} · ",
+        f"round {run.get('round', 0)}/{planned} · accuracy ",
         (_percent(run.get("accuracy")), "bold"),
     )
     return Group(title, ProgressBar(total=planned, completed=min(done, planned)))

@@ -45,7 +45,7 @@ class LearningConfig:
     engine: str = "auto"
     seed: int = 0
     num_rounds: int = 8
-    passes: float = 2.0
+    passes: float = 4.0
     batch_size: int = 32
     learning_rate: float = 0.05
     momentum: float = 0.9
@@ -103,7 +103,9 @@ def prepare_learning(config: LearningConfig) -> Learning:
         clip_norm=config.clip_norm,
     )
     settings = TrainingSettings(batch_size=config.batch_size, optimizer=optimizer)
-    table = _table(config, graph_digest(graph)) or uniform_table(graph, plan, config.batch_size, FALLBACK_FRACTIONS)
+    table = _table(config, graph_digest(graph)) or uniform_table(
+        graph, plan, config.batch_size, FALLBACK_FRACTIONS
+    )
     if fault := find_fault(table, graph_digest(graph), plan):
         raise UserError(f"table {config.table or table.source}: {fault}")
     bundle = Bundle(graph=graph, plan=plan, table=table, settings=settings)

@@ -208,7 +208,8 @@ def _check_port(port: int) -> None:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
                 raise UserError(
-                    f"port {port} is busy ({error.strerror}), perhaps with another `edgetide up`: choose one with --port"
+                    f"port {port} is busy ({error.strerror}), perhaps with another `edgetide up`: "
+                    "choose one with --port"
                 ) from error
 
 
@@ -231,7 +232,7 @@ def _locked(state: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another `edgetide up` runs on the state folder {state}: stop it, or name another with --state"
+                f"another `edgetide up` runs on the state folder {state}: "
+                "stop it, or name another with --state"
             ) from None
         yield
-

@@ -146,7 +146,9 @@ class AgentCore:
         effects: list[Effect] = []
         if digest in self.rollouts:
             kind = self.rollouts.pop(digest).kind
-            effects.append(self._to_coordinator(RolledOut(kind=kind, digest=digest, in_force=False, reason=reason)))
+            effects.append(
+                self._to_coordinator(RolledOut(kind=kind, digest=digest, in_force=False, reason=reason))
+            )
         if digest in self.awaited:
             effects += self._decline(f"content {digest[:12]} could not be fetched: {reason}")
         return effects
@@ -177,9 +179,9 @@ class AgentCore:
         self.state, self.reason = "paused", pause.reason[:500]
         return [Note("training paused", details={"reason": self.reason})] if changed else []
 
-    def on_job_done(self, result: TrainingResult, delta: BlobRef, content: bytes, busy_s: float, wall_s: float) -> list[
-        Effect
-    ]:
+    def on_job_done(
+        self, result: TrainingResult, delta: BlobRef, content: bytes, busy_s: float, wall_s: float
+    ) -> list[Effect]:
         """The job ended; `delta` names `content`, the packed weight change."""
         in_hand = self.in_hand
         if in_hand is None:
@@ -217,9 +219,9 @@ class AgentCore:
         """The job raised an error of the world's or of the bundle's."""
         return self._decline(reason)
 
-    def on_timer(self, key: str, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int) -> list[
-        Effect
-    ]:
+    def on_timer(
+        self, key: str, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int
+    ) -> list[Effect]:
         """A timer that was set is due."""
         if key != "telemetry":
             return []
@@ -259,7 +261,9 @@ class AgentCore:
         in_hand = self.in_hand
         if self.state != "fetching" or in_hand is None:
             return []
-        bundle, weights = (self.awaited.get(ref.digest) for ref in (in_hand.order.bundle, in_hand.order.weights))
+        bundle, weights = (
+            self.awaited.get(ref.digest) for ref in (in_hand.order.bundle, in_hand.order.weights)
+        )
         if bundle is None or weights is None:
             return []
         self.awaited = {}
@@ -298,7 +302,9 @@ class AgentCore:
     def _to_coordinator(self, body: RolledOut) -> Send:
         return Send(to=COORDINATOR, body=body, run=self.run or "none")
 
-    def _telemetry(self, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int) -> Telemetry:
+    def _telemetry(
+        self, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int
+    ) -> Telemetry:
         progress, in_hand = self.progress, self.in_hand
         last = progress.last
         mean = progress.macs_since / progress.full_macs_since if progress.full_macs_since else None

@@ -19,14 +19,22 @@ app.command("profile")(profile)
 
 @app.command()
 def run(
-    broker: Annotated[str, typer.Option(help="mqtt[s]://[user:password@]host[:port]")] = "mqtt://127.0.0.1:1883",
+    broker: Annotated[
+        str, typer.Option(help="mqtt[s]://[user:password@]host[:port]")
+    ] = "mqtt://127.0.0.1:1883",
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "edgetide",
-    device: Annotated[str | None, typer.Option("--id", help="Id of this device; its host name by default.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--id", help="Id of this device; its host name by default.")
+    ] = None,
     data: Annotated[str, typer.Option(help="Local training data: a name or a path.")] = "fashion-mnist-small",
     shard: Annotated[str | None, typer.Option(help="Train on part INDEX/COUNT of the data only.")] = None,
-    partition: Annotated[str, typer.Option(help="How parts are made: iid, dirichlet:A, shards:K, owner.")] = "iid",
+    partition: Annotated[
+        str, typer.Option(help="How parts are made: iid, dirichlet:A, shards:K, owner.")
+    ] = "iid",
     seed: Annotated[int, typer.Option(help="Decides split and parts.")] = 0,
-    board: Annotated[str | None, typer.Option("--profile", help="Firmware profile; detected by default.")] = None,
+    board: Annotated[
+        str | None, typer.Option("--profile", help="Firmware profile; detected by default.")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="YAML file with what training may take.")] = None,
     state: Annotated[Path | None, typer.Option(help="Folder for outbox and rolled-out policy.")] = None,
     engine: Annotated[str, typer.Option(help="auto, torch, onnx or ort-training.")] = "auto",

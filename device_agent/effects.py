@@ -7,7 +7,7 @@ of a monotonic clock) and answer with effects.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from device_agent.wire.messages import Body, Hello, Run, Status, Telemetry
 
@@ -110,4 +110,16 @@ class Note:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = Union[Send, Announce, SetTimer, CancelTimer, Fetch, StartJob, StopJob, Prepare, Install, Acknowledged, Note]
+Effect = (
+    Send
+    | Announce
+    | SetTimer
+    | CancelTimer
+    | Fetch
+    | StartJob
+    | StopJob
+    | Prepare
+    | Install
+    | Acknowledged
+    | Note
+)

@@ -29,7 +29,9 @@ def set_up_logs(level: str = "INFO") -> None:
     if os.environ.get("JOURNAL_STREAM"):
         handler.setFormatter(JsonLines())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+        handler.setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+        )
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
     for package in PACKAGES:
         logging.getLogger(package).setLevel(level)

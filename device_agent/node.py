@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -133,7 +133,10 @@ class AgentNode:
         try:
             if topic == fleet_topic(self.fleet, "run"):
                 self._perform(self.core.on_run(decode_run(payload)))
-            elif topic in (down_topic(self.fleet, self.device), down_topic(self.fleet, self.device, bulk=True)):
+            elif topic in (
+                down_topic(self.fleet, self.device),
+                down_topic(self.fleet, self.device, bulk=True),
+            ):
                 self._on_machine_message(payload, topic)
         except PeerError as error:
             self.counters.messages_refused += 1
@@ -159,7 +162,9 @@ class AgentNode:
     def data_changed(self, num_samples: int) -> None:
         """New local data is there; the next order trains on it."""
         self.core.hello = msgspec.structs.replace(self.core.hello, num_samples=num_samples)
-        self._perform([Announce(self.core.hello), Note("local data changed", details={"num_samples": num_samples})])
+        self._perform(
+            [Announce(self.core.hello), Note("local data changed", details={"num_samples": num_samples})]
+        )
 
     def leave(self, reason: str) -> None:
         """Say goodbye: the last thing a node does."""
@@ -238,7 +243,9 @@ class AgentNode:
     def _transfer(self, effects: list[DownloadEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Request):
-                self._publish_body(Send(to=COORDINATOR, body=effect.message, run=self.core.run or "none"), "up")
+                self._publish_body(
+                    Send(to=COORDINATOR, body=effect.message, run=self.core.run or "none"), "up"
+                )
             elif isinstance(effect, Finished):
                 self._perform(self.core.on_fetched(effect.digest, effect.data))
             else:
@@ -285,7 +292,7 @@ class AgentNode:
     def _note(self, effect: Note) -> None:
         log.info("%s: %s %s", self.device, effect.event, effect.details or "")
 
-    _PERFORM = {
+    _PERFORM: ClassVar = {
         Send: _send,
         Announce: _announce,
         SetTimer: _set_timer,
@@ -298,4 +305,3 @@ class AgentNode:
         Acknowledged: _acknowledged,
         Note: _note,
     }
-

@@ -91,11 +91,12 @@ def run_agent(config: AgentConfig) -> None:
         cpu_share_fraction=policy.max_cpu_share_fraction / snapshot.cohort_size,
         policy_digest=digest,
     )
+    # Lambdas, since node is made below: it needs the jobs, and they tell it their news.
     listener = Listener(
-        progress=lambda cost: node.job_progress(cost),
-        paused=lambda pause: node.job_paused(pause),
-        done=lambda result, busy_s, wall_s: node.job_done(result, busy_s, wall_s),
-        failed=lambda reason: node.job_failed(reason),
+        progress=lambda cost: node.job_progress(cost),  # noqa: PLW0108
+        paused=lambda pause: node.job_paused(pause),  # noqa: PLW0108
+        done=lambda result, busy_s, wall_s: node.job_done(result, busy_s, wall_s),  # noqa: PLW0108
+        failed=lambda reason: node.job_failed(reason),  # noqa: PLW0108
     )
     jobs = LiveJobs(
         profile=config.profile,

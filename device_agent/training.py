@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Union
 
 import msgspec
 
@@ -78,11 +77,11 @@ class TrainingResult:
     loss_sum: float = 0.0
 
 
-Yielded = Union[StepCost, Pause, None]
-Job = Generator[Yielded, Union[Budget, None], TrainingResult]
+Yielded = StepCost | Pause | None
+Job = Generator[Yielded, Budget | None, TrainingResult]
 
 
-def train(  # noqa: PLR0913 - what varies by driver is passed in, nothing is looked up
+def train(
     job: TrainingJob,
     data: Dataset,
     engine: Engine,

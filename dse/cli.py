@@ -38,7 +38,7 @@ def run_command(
     data: Annotated[
         str, typer.Option(help="A name or a path; its test part is never used.")
     ] = "fashion-mnist-small",
-    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in the end.")] = 140,
+    trials: Annotated[int, typer.Option(min=1, help="Trials the study shall have in the end.")] = 200,
     warm_steps: Annotated[int, typer.Option(min=1, help="Mini-batches of full training before.")] = 60,
     steps: Annotated[int, typer.Option(min=1, help="Mini-batches each device of the round trains.")] = 40,
     devices: Annotated[int, typer.Option(min=1, help="Devices of the round, averaged.")] = 4,

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from models.subnet import DropoutVector
 from models.table import TableEntry
 
-
 MIN_GAIN_SHARE = 0.1
 """Of what training everything gains; less is taken for not training."""
 
@@ -37,6 +36,17 @@ def pareto_front(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]
         if not best or measured.gain > best[-1].gain:
             best.append(measured)
     return tuple(best)
+
+
+def pareto_layers(measurements: Iterable[Measurement], num_layers: int) -> tuple[Measurement, ...]:
+    """The front, then the front of what is left, and so on; by rising MACs."""
+    left = list(measurements)
+    kept: list[Measurement] = []
+    for _ in range(num_layers):
+        front = pareto_front(left)
+        kept.extend(front)
+        left = [one for one in left if one not in front]
+    return tuple(sorted(kept, key=lambda one: one.macs))
 
 
 def table_entries(

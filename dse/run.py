@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dse.front import Measurement, pareto_front, table_entries
+from dse.front import Measurement, pareto_layers, table_entries
 from dse.objectives import Bench, SearchSettings, WarmStart, make_bench, measure, warm_up
 from dse.search import measurements, open_study, quiet, search
 from firmware_profiles.errors import UserError
@@ -22,7 +22,10 @@ from models.table import ParetoTable, dump_table
 from models.widths import plan_widths
 
 SOURCE_LIMIT = 1000
-NUM_FRESH = 2
+NUM_LAYERS = 2
+"""Fronts that are measured a second time: what luck put on the first one may stand on the second."""
+
+NUM_FRESH = 4
 """Warm starts of the second measurement."""
 
 OnPhase = Callable[[str, int, int], None]
@@ -60,7 +63,7 @@ class Outcome:
     Attributes:
         table: the Pareto table.
         num_trials: completed trials of the study, those of earlier runs included.
-        num_dropped: vectors of the search's front that the second measurement did not confirm.
+        num_dropped: vectors measured a second time that are not in the table.
         wall_s: duration of this run.
     """
 
@@ -114,7 +117,9 @@ def run(
         )
         found = measurements(study, plan)
     full = full_vector(plan)
-    candidates = [one.vector for one in pareto_front(found) if one.gain > 0 and one.vector != full]
+    candidates = [
+        one.vector for one in pareto_layers(found, NUM_LAYERS) if one.gain > 0 and one.vector != full
+    ]
     starts = _warm_starts(bench, range(settings.num_repeats, settings.num_repeats + NUM_FRESH), on_phase)
     fresh: list[Measurement] = []
     for done, vector in enumerate([*candidates, full]):

@@ -260,7 +260,9 @@ def _file_node(node: onnx.NodeProto) -> FileNode:
             value = tuple(value) if isinstance(value, Iterable) else None
         kind = _KIND_OF.get(item.name, object)
         if not isinstance(value, kind) or (kind is tuple and any(type(part) is not int for part in value)):
-            raise UserError(f"{op} at {place or 'an unknown place'}: its attribute {item.name!r} is malformed")
+            raise UserError(
+                f"{op} at {place or 'an unknown place'}: its attribute {item.name!r} is malformed"
+            )
         attributes[item.name] = value
     return FileNode(op, tuple(node.input), tuple(node.output), attributes, place)
 

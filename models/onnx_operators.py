@@ -26,6 +26,9 @@ from models.onnx_reshapes import (
 from models.operators import MAX_FLOAT32, OperatorError
 
 
+_OF_TWO = ("Add", "Sub", "Mul", "Div", "MatMul")
+
+
 def add(graph: Canonical, node: FileNode) -> None:
     """Take one operator of the file into the graph.
 
@@ -48,8 +51,8 @@ def _take(graph: Canonical, node: FileNode, inputs: Inputs) -> Known:
         return fold(node.op, inputs, node.attributes)
     if node.op not in _RULES:
         raise OperatorError(operators.unsupported(node.op))
-    if not inputs:
-        raise OperatorError("it has no input")
+    if not inputs or (node.op in _OF_TWO and len(inputs) != 2):
+        raise OperatorError(f"it has {len(inputs) or 'no'} input, which is the wrong number")
     return _RULES[node.op](graph, node, inputs)
 
 

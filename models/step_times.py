@@ -9,6 +9,8 @@ from models.table import ParetoTable, TableEntry
 DEFAULT_SECONDS_PER_MAC = 5e-10
 """Where nobody measured anything: 2 GMAC/s on one core, a small ARM board's order of magnitude."""
 
+PROBES = 2
+
 _DEFAULT_FIXED_SECONDS = 1e-3
 _MEMORY = 0.95  # share of an observation's weight that is left at the next one
 _PRIOR_WEIGHT = 0.5  # of each of the two points that hold the table's shape
@@ -71,6 +73,9 @@ class StepTimes:
     ratio seen. One step that is far off, because the board was busy, counts as twice (or half) the
     prediction at most; a lasting change is followed within some tens of steps.
 
+    A prediction far too high would never be corrected, since nothing would be trained. So the first
+    PROBES mini-batches after `begin` may take the cheapest vector whatever is predicted of it.
+
     Args:
         table: whose entries will be predicted; all MACs are of one sample, as there.
     """
@@ -82,6 +87,11 @@ class StepTimes:
         self._num_seen = 0.0
         self._ratio_sum = 0.0
         self._line = self._prior
+        self._probes_left = 0
+
+    def begin(self) -> None:
+        """An order begins: what the board can do may have changed since the last one."""
+        self._probes_left = PROBES
 
     def observe(self, macs: int, core_seconds: float) -> None:
         """Learn from one mini-batch.
@@ -95,6 +105,7 @@ class StepTimes:
         if self._num_seen >= _SETTLED_WEIGHT:
             expected = self._line.at(macs)
             core_seconds = min(max(core_seconds, expected / _LARGEST_SURPRISE), expected * _LARGEST_SURPRISE)
+        self._probes_left = max(0, self._probes_left - 1)
         prior_seconds = self._prior.at(macs)
         self._seen.fade(_MEMORY)
         self._num_seen = _MEMORY * self._num_seen + 1.0
@@ -107,7 +118,9 @@ class StepTimes:
         self._line = self._seen.plus(shape).line()
 
     def predict(self, entry: TableEntry) -> float:
-        """Seconds of one core for one mini-batch with this entry's vector."""
+        """Seconds of one core for one mini-batch with this entry's vector; 0 for a probe's."""
+        if self._probes_left and entry.macs == self._ends[0]:
+            return 0.0
         return self._line.at(entry.macs)
 
 

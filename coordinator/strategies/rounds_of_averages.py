@@ -22,7 +22,9 @@ def everybody(round_number: int, online: Sequence[Hello]) -> list[str]:
     return [hello.device for hello in online if hello.num_samples > 0]
 
 
-def fold_discounted(aggregator: Aggregator, update: Update, delta: Mapping[str, Array], staleness: int) -> None:
+def fold_discounted(
+    aggregator: Aggregator, update: Update, delta: Mapping[str, Array], staleness: int
+) -> None:
     """Add an update; one that is s versions late weighs (1 + s)^-1/2 of a fresh one."""
     aggregator.fold(
         delta,
@@ -34,4 +36,6 @@ def fold_discounted(aggregator: Aggregator, update: Update, delta: Mapping[str, 
     )
 
 
-AVERAGES = CoordinatorStrategy(plan=everybody, fold=fold_discounted, finish=lambda aggregator: aggregator.finish())
+AVERAGES = CoordinatorStrategy(
+    plan=everybody, fold=fold_discounted, finish=lambda aggregator: aggregator.finish()
+)

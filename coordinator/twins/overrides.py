@@ -64,7 +64,9 @@ def _indices(head: str, length: int, text: str) -> range:
     if head == "*":
         return range(length)
     if not head.isdecimal() or int(head) >= length:
-        raise UserError(f"--set {text}: {head!r} is not a place in a list of {length}: use 0 to {length - 1}, or *")
+        raise UserError(
+            f"--set {text}: {head!r} is not a place in a list of {length}: use 0 to {length - 1}, or *"
+        )
     return range(int(head), int(head) + 1)
 
 

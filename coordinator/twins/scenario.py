@@ -18,8 +18,9 @@ scenario file. Times are virtual seconds since the start.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -36,7 +37,7 @@ IdText = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,48}$", description="1 to 48 
 Seconds = Annotated[float, Meta(ge=0.0, le=1e8)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
-Value = Union[bool, Number]
+Value = bool | Number
 Point = tuple[Seconds, Value]
 
 
@@ -107,7 +108,7 @@ class Csv(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="csv"
     repeat_s: Annotated[float, Meta(ge=0.1, le=1e8)] | None = None
 
 
-Trace = Union[bool, Number, Steps, Ramp, Walk, Csv]
+Trace = bool | Number | Steps | Ramp | Walk | Csv
 """A plain value is constant."""
 
 
@@ -153,7 +154,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse outages that overlap or end before they begin."""
         flat = [time_s for outage in self.outages_s for time_s in outage]
-        if any(after <= before for before, after in zip(flat, flat[1:])):  # noqa: B905 - pairs
+        if any(after <= before for before, after in pairwise(flat)):
             raise ValueError("outages_s has [from, until] that overlap or are out of order")
 
 
@@ -289,5 +290,5 @@ def _rooted(scenario: Scenario, folder: Path) -> Scenario:
 
 def _check_order(points: tuple[Point, ...]) -> None:
     times_s = [time_s for time_s, _ in points]
-    if any(after <= before for before, after in zip(times_s, times_s[1:])):  # noqa: B905 - pairs
+    if any(after <= before for before, after in pairwise(times_s)):
         raise ValueError("points are not in order: seconds must rise from one to the next")

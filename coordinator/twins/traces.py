@@ -85,7 +85,9 @@ def _ramp(times_s: Sequence[float], values: Sequence[float]) -> Reading:
         if index == 0 or index == len(times_s):
             return values[min(index, len(times_s) - 1)]
         began_s, ends_s = times_s[index - 1], times_s[index]
-        return values[index - 1] + (values[index] - values[index - 1]) * (time_s - began_s) / (ends_s - began_s)
+        return values[index - 1] + (values[index] - values[index - 1]) * (time_s - began_s) / (
+            ends_s - began_s
+        )
 
     return reading
 
@@ -129,7 +131,9 @@ def _read_columns(trace: Csv) -> tuple[list[float], list[float | None]]:
             for row in islice(rows, MAX_CSV_ROWS):
                 time_s = _number(row[trace.time_column], trace, rows.line_num)
                 if time_s is None or (times_s and time_s <= times_s[-1]):
-                    raise UserError(f"{trace.file}:{rows.line_num}: {trace.time_column} must rise from row to row")
+                    raise UserError(
+                        f"{trace.file}:{rows.line_num}: {trace.time_column} must rise from row to row"
+                    )
                 times_s.append(time_s)
                 values.append(_number(row[trace.column], trace, rows.line_num))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
 
 from firmware_profiles.resources import Budget, Pause
 from models.table import ParetoTable, TableEntry
 
 CoreSeconds = Callable[[TableEntry], float]
-Choice = Union[TableEntry, Pause]
+Choice = TableEntry | Pause
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dse.front import Measurement, pareto_front, table_entries
+from dse.front import Measurement, pareto_front, pareto_layers, table_entries
 
 measurements = st.lists(
     st.builds(
@@ -35,6 +35,13 @@ def test_every_measurement_is_beaten_or_equalled_by_the_front(found):
     front = pareto_front(found)
     for one in found:
         assert any(kept.macs <= one.macs and kept.gain >= one.gain for kept in front)
+
+
+@given(found=measurements)
+def test_layers_are_fronts_of_what_earlier_fronts_left(found):
+    first = pareto_front(found)
+    second = pareto_front([one for one in found if one not in first])
+    assert sorted(pareto_layers(found, 2)) == sorted(first + second)
 
 
 @given(found=measurements)

@@ -163,3 +163,56 @@ def test_show_prints_the_table_as_one_json_object(data, tmp_path):
     assert shown.exit_code == 0
     assert json.loads(shown.stdout)["entries"][-1]["vector"] == [12]
     assert "tiny" in CliRunner().invoke(app, ["show", str(path)]).stdout
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    from models.onnx_file import to_onnx
+
+    path = tmp_path / "tiny.onnx"
+    onnx.save(to_onnx(GRAPH, initial()), path)
+    return path
+
+
+def command(model_file, data, tmp_path):
+    options = {
+        "--model": model_file,
+        "--data": data,
+        "--trials": 6,
+        "--warm-steps": 8,
+        "--steps": 6,
+        "--devices": 2,
+        "--repeats": 1,
+        "--held-out": 60,
+        "--batch-size": 10,
+        "--study": f"sqlite:///{tmp_path}/cli.db",
+        "--out": tmp_path / "out.yaml",
+    }
+    return ["run", *(str(word) for pair in options.items() for word in pair), "--json"]
+
+
+def test_the_command_line_writes_the_table_and_reports_it_as_one_json_object(model_file, data, tmp_path):
+    ended = CliRunner().invoke(app, command(model_file, data, tmp_path), catch_exceptions=False)
+    report = json.loads(ended.stdout)
+    assert ended.exit_code == 0
+    assert report["trials"] == 6
+    table = load_table(tmp_path / "out.yaml")
+    assert [entry["vector"] for entry in report["table"]["entries"]] == [
+        list(e.vector) for e in table.entries
+    ]
+    assert "--warm-steps 8" in table.source
+
+
+def test_an_interrupted_command_says_that_it_can_go_on(model_file, data, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dse.run.measure", interrupt)
+    ended = CliRunner().invoke(app, command(model_file, data, tmp_path))
+    assert isinstance(ended.exception, UserError)
+    assert "the same command goes on" in str(ended.exception)
+
+
+def test_an_unknown_option_is_wrong_usage():
+    assert CliRunner().invoke(app, ["run", "--tirals", "3"]).exit_code == 2

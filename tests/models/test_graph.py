@@ -70,7 +70,10 @@ def test_an_error_names_the_node_its_operator_and_its_place():
         (with_node(1, Node("Relu", ("conv_0",), "input", {})), "given twice"),
         (with_node(1, Node("Relu", ("conv_0",), "relu_1", {"alpha": 1.0})), "alpha"),
         (with_node(1, Node("LeakyRelu", ("conv_0",), "relu_1", {"alpha": float("nan")})), "finite"),
-        (with_node(0, Node("Conv", ("input", "c.weight"), "conv_0", {**CONV, "strides": (0, 1)})), "positive"),
+        (
+            with_node(0, Node("Conv", ("input", "c.weight"), "conv_0", {**CONV, "strides": (0, 1)})),
+            "positive",
+        ),
         (with_node(0, Node("Conv", ("input", "c.weight"), "conv_0", {**CONV, "pads": (0, 0)})), "fit"),
         (with_node(0, Node("Conv", ("input", "input"), "conv_0", CONV)), "must be a parameter"),
         (small(parameters={**small().parameters, "idle": (2,)}), "nothing uses idle"),
@@ -147,7 +150,11 @@ def test_a_field_of_any_content_gives_a_valid_graph_or_the_peers_fault(field, va
 
 
 @settings(deadline=None, max_examples=200)
-@given(place=st.integers(0, 3), key=st.sampled_from(["op", "inputs", "output", "attributes", "place"]), value=values)
+@given(
+    place=st.integers(0, 3),
+    key=st.sampled_from(["op", "inputs", "output", "attributes", "place"]),
+    value=values,
+)
 def test_a_node_of_any_content_gives_a_valid_graph_or_the_peers_fault(place, key, value):
     plain = msgspec.to_builtins(validate(small()))
     nodes = [dict(node) for node in plain["nodes"]]

@@ -33,7 +33,10 @@ def model(nodes, weights, shape=("n", 2, 6, 6), opset=17, as_inputs=False, outpu
     if as_inputs:
         inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors]
     made = helper.make_graph(
-        [helper.make_node(op, ins, outs, name=f"/part/{op}", **attributes) for op, ins, outs, attributes in nodes],
+        [
+            helper.make_node(op, ins, outs, name=f"/part/{op}", **attributes)
+            for op, ins, outs, attributes in nodes
+        ],
         "g",
         inputs,
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
@@ -46,7 +49,9 @@ def run(proto, x):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
@@ -348,7 +353,12 @@ def test_two_data_inputs_are_refused():
 
 def test_a_constant_too_large_to_fold_is_refused():
     proto = model(
-        [("ConstantOfShape", ["s"], ["u"], {}), ("Add", ["x", "u"], ["w"], {}), ("Flatten", ["w"], ["v"], {}), HEAD],
+        [
+            ("ConstantOfShape", ["s"], ["u"], {}),
+            ("Add", ["x", "u"], ["w"], {}),
+            ("Flatten", ["w"], ["v"], {}),
+            HEAD,
+        ],
         {"f": random(3, 72), "s": ints(2**31, 2**20)},
     )
     with pytest.raises(UserError, match="too large"):

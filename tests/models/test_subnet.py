@@ -35,7 +35,9 @@ def numbered(graph):
 
 
 @settings(deadline=None, max_examples=25)
-@given(name=st.sampled_from(SMALL), data=st.data(), seed=st.integers(0, 2**64 - 1), step=st.integers(0, 2**40))
+@given(
+    name=st.sampled_from(SMALL), data=st.data(), seed=st.integers(0, 2**64 - 1), step=st.integers(0, 2**40)
+)
 def test_a_cut_takes_exactly_the_kept_entries_of_every_axis(name, data, seed, step):
     graph, plan = PLANS[name]
     weights = numbered(graph)
@@ -76,7 +78,12 @@ def test_cutting_what_was_scattered_gives_it_back_and_the_rest_stays(name, data,
 
 
 @settings(deadline=None, max_examples=25)
-@given(name=st.sampled_from(list(ZOO)), data=st.data(), seed=st.integers(0, 2**64 - 1), step=st.integers(0, 2**64 - 1))
+@given(
+    name=st.sampled_from(list(ZOO)),
+    data=st.data(),
+    seed=st.integers(0, 2**64 - 1),
+    step=st.integers(0, 2**64 - 1),
+)
 def test_a_sample_keeps_as_many_channels_as_the_vector_says(name, data, seed, step):
     _, plan = PLANS[name]
     vector = drawn(data, plan)
@@ -99,7 +106,9 @@ def test_a_sample_is_the_same_everywhere_and_for_ever():
 def test_samples_of_other_steps_and_seeds_differ():
     _, plan = PLANS["cnn-28"]
     vector = uniform_vector(plan, 0.5)
-    draws = {tuple(np.concatenate(sample(plan, vector, seed, step).kept)) for seed in range(4) for step in range(4)}
+    draws = {
+        tuple(np.concatenate(sample(plan, vector, seed, step).kept)) for seed in range(4) for step in range(4)
+    }
     assert len(draws) == 16
 
 

@@ -87,7 +87,9 @@ def test_a_file_is_traced_in_a_child_with_its_lines_as_places():
     graph, weights = trace_reference(f"{FILE}:Branches", (2, 13, 13))
     assert graph.name == "branches"
     assert set(weights) == set(graph.parameters) | set(graph.statistics)
-    line = next(number for number, text in enumerate(FILE.read_text().splitlines(), 1) if "self.stem(x)" in text)
+    line = next(
+        number for number, text in enumerate(FILE.read_text().splitlines(), 1) if "self.stem(x)" in text
+    )
     assert graph.nodes[0].place == f"stem (user_networks.py:{line})"
 
 
@@ -95,7 +97,9 @@ def test_a_function_in_a_package_named_like_ours_may_make_the_module(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("")
     (tmp_path / "models" / "own.py").write_text(FILE.read_text())
-    code = "from models.trace import trace_reference as t; print(t('models.own:tiny', (1, 6, 6))[0].num_classes)"
+    code = (
+        "from models.trace import trace_reference as t; print(t('models.own:tiny', (1, 6, 6))[0].num_classes)"
+    )
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); import models.trace; {code}"],
@@ -159,6 +163,8 @@ def test_a_child_that_hangs_is_ended(tmp_path):
         trace_reference(f"{path}:Net", (1, 6, 6), timeout_s=2)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("MyNet_2", "my-net-2"), ("resnet20", "resnet20"), ("__", "model")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("MyNet_2", "my-net-2"), ("resnet20", "resnet20"), ("__", "model")]
+)
 def test_names_of_classes_become_names_of_models(name, expected):
     assert slug(name) == expected

@@ -157,7 +157,12 @@ def test_one_channel_is_no_group():
 
 def test_a_dense_network_has_a_group_for_each_growth():
     plan = plan_widths(load_model("densenet-40")[0])
-    assert groups(plan)[:4] == [("0.weight", 24), ("1.conv1.weight", 48), ("1.conv2.weight", 12), ("2.conv1.weight", 48)]
+    assert groups(plan)[:4] == [
+        ("0.weight", 24),
+        ("1.conv1.weight", 48),
+        ("1.conv2.weight", 12),
+        ("2.conv1.weight", 48),
+    ]
     assert plan.axes["2.conv1.weight"][1] == (Segment(0, 24), Segment(2, 12))
 
 

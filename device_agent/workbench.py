@@ -1,0 +1,197 @@
+"""What turns orders into jobs on a device: the bundle, engine, policy and table in force.
+
+The live agent and the twin have one each; they differ in their clock alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from device_agent.agent import JobRequest
+from device_agent.pacing import Pace, no_seconds, pace
+from device_agent.strategies.names import DEVICE_STRATEGIES
+from device_agent.training import StepCost, TrainingJob, train
+from firmware_profiles.errors import PeerError, UserError
+from firmware_profiles.grant import grant
+from firmware_profiles.policy import Policy, parse_policy
+from firmware_profiles.profile import FirmwareProfile
+from firmware_profiles.resources import Budget, Pause, Snapshot, Task
+from models.bundle import Bundle
+from models.bundle import decode as decode_bundle
+from models.data.dataset import Dataset
+from models.engines.engine import Engine
+from models.graph import digest as graph_digest
+from models.step_times import StepTimes
+from models.subnet import Array, cut, sample
+from models.table import ParetoTable, parse_table
+from models.weights import unpack
+
+
+@dataclass(kw_only=True)
+class _Prepared:
+    """What a bundle becomes on this device; kept while orders carry the same bundle."""
+
+    digest: str
+    bundle: Bundle
+    engine: Engine
+    times: StepTimes
+    is_cold: bool = True
+
+
+class Workbench:
+    """Opens jobs, grants their budgets, puts policies and tables in force.
+
+    Args:
+        profile: what the board is. policy: what may be taken, until another is installed.
+        data: the local samples at this moment.
+        snapshot: reads the sensors; called from the thread that runs the job.
+        engine: makes the engine of a bundle.
+        num_threads: of the engine.
+
+    Attributes:
+        table: in force instead of the bundle's, None after a new order.
+        share: of all cores granted last, None before the first and while paused.
+    """
+
+    def __init__(
+        self,
+        *,
+        profile: FirmwareProfile,
+        policy: Policy,
+        data: Callable[[], Dataset],
+        snapshot: Callable[[], Snapshot],
+        engine: Callable[[Bundle], Engine],
+        num_threads: int,
+    ) -> None:
+        self.profile, self.policy = profile, policy
+        self.table: ParetoTable | None = None
+        self.share: float | None = None
+        self._data, self._snapshot = data, snapshot
+        self._engine, self._num_threads = engine, num_threads
+        self._prepared: _Prepared | None = None
+
+    def install(self, kind: str, content: bytes) -> None:
+        """Put a policy or a table in force at the next mini-batch.
+
+        Raises:
+            UserError: the policy does not fit.
+            PeerError: the table does not fit the model, or the kind is unknown.
+        """
+        if kind == "policy":
+            self.policy = parse_policy(_text(content), "rolled-out policy")
+        elif kind == "table":
+            prepared = self._prepared
+            if prepared is None:
+                raise PeerError("a table cannot be used before the first order: there is no model yet")
+            graph, plan = prepared.bundle.graph, prepared.bundle.plan
+            self.table = parse_table(content, graph_digest(graph), plan)
+        else:
+            raise PeerError(f"{kind!r} cannot be rolled out to a device: policy and table can")
+
+    def open(
+        self,
+        request: JobRequest,
+        *,
+        report: Callable[[StepCost | Pause], None],
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
+        step_s: Callable[[StepCost], float] = no_seconds,
+    ) -> Pace:
+        """Make an order's job, ready to be driven; the arguments are those of `pace`.
+
+        Raises:
+            PeerError: bundle, weights or strategy cannot be used.
+            UserError: the local data does not fit the model, or there is no engine.
+        """
+        order = request.in_hand.order
+        prepared = self._prepare(order.bundle.digest, request.bundle)
+        bundle = prepared.bundle
+        data = self._data()
+        if data.shape != bundle.graph.input_shape:
+            raise UserError(
+                f"local samples have shape {data.shape}, the model takes {bundle.graph.input_shape}"
+            )
+        strategy = DEVICE_STRATEGIES.get(order.strategy)
+        if strategy is None:
+            raise PeerError(f"strategy {order.strategy!r} is unknown to this agent; update it")
+        num_cores = self._snapshot().num_cores
+        weights = unpack(request.weights, bundle.graph.parameters)
+        if prepared.is_cold:
+            _warm_up(prepared, weights, data)
+        prepared.times.begin()
+        job = TrainingJob(
+            order=order.order,
+            round=order.round,
+            bundle=bundle,
+            weights=weights,
+            num_batches=order.num_batches,
+            seed=order.seed,
+            strategy=strategy,
+            learning_rate=order.learning_rate,
+        )
+        steps = train(
+            job,
+            data,
+            prepared.engine,
+            table=lambda: self.table or bundle.table,
+            core_seconds=prepared.times.predict,
+            num_cores=num_cores,
+        )
+
+        def tell(news: StepCost | Pause) -> None:
+            if isinstance(news, Pause):
+                self.share = None
+            report(news)
+
+        return pace(
+            steps,
+            num_batches=order.num_batches,
+            deadline_at_s=request.in_hand.deadline_at_s,
+            grant=lambda task: self._grant(task, num_cores),
+            observe=lambda cost, core_s: prepared.times.observe(cost.macs // cost.num_samples, core_s),
+            report=tell,
+            num_cores=num_cores,
+            clock=clock,
+            cpu_clock=cpu_clock,
+            step_s=step_s,
+        )
+
+    def _prepare(self, digest: str, content: bytes) -> _Prepared:
+        old = self._prepared
+        if old is not None and old.digest == digest:
+            return old
+        bundle = decode_bundle(content)
+        keeps_engine = (
+            old is not None
+            and old.bundle.graph == bundle.graph
+            and old.bundle.settings.loss == bundle.settings.loss
+        )
+        engine = old.engine if old is not None and keeps_engine else self._engine(bundle)
+        self._prepared = _Prepared(digest=digest, bundle=bundle, engine=engine, times=StepTimes(bundle.table))
+        return self._prepared
+
+    def _grant(self, task: Task, num_cores: int) -> Budget | Pause:
+        granted = grant(self.profile, self._snapshot(), self.policy, task)
+        if isinstance(granted, Budget):
+            share = min(granted.cpu_share_fraction, self._num_threads / num_cores)
+            granted = replace(granted, cpu_share_fraction=share)
+        self.share = granted.cpu_share_fraction if isinstance(granted, Budget) else None
+        return granted
+
+
+def _warm_up(prepared: _Prepared, weights: dict[str, Array], data: Dataset) -> None:
+    """Have the library set itself up in a step that counts for nothing, or the first one would look slow."""
+    plan = prepared.bundle.plan
+    inputs, labels = data.batch(slice(0, prepared.bundle.settings.batch_size))
+    smallest = cut(plan, weights, sample(plan, prepared.bundle.table.entries[0].vector, 0, 0))
+    prepared.engine.gradients(smallest, inputs, {"labels": labels})
+    prepared.is_cold = False
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the content is not UTF-8 text: {error}") from error
