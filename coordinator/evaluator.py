@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,26 @@ NUM_CALIBRATION_SAMPLES = 512
 Done = Callable[[int, float, float], None]
 """Called with (version, accuracy 0..1, mean loss)."""
 
+Keep = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
+"""Called with (weights, batch-norm statistics) of each measured version."""
 
-def measure(
-    engine: Engine, weights: Mapping[str, Array], calibration: Dataset, test: Dataset
-) -> tuple[float, float]:
-    """Accuracy (0..1) and mean loss on `test`; batch-norm statistics come from `calibration`."""
+
+class Measured(NamedTuple):
+    """What held-out data says of a model.
+
+    Attributes:
+        accuracy: 0..1.
+        loss: mean cross-entropy.
+        statistics: the batch-norm moments it was measured with.
+    """
+
+    accuracy: float
+    loss: float
+    statistics: dict[str, Array]
+
+
+def measure(engine: Engine, weights: Mapping[str, Array], calibration: Dataset, test: Dataset) -> Measured:
+    """Measure on `test`; batch-norm statistics come from `calibration`."""
     statistics = calibrate(engine, weights, calibration_batches(calibration))
     num_correct, loss_sum = 0, 0.0
     for start in range(0, len(test), BATCH_SIZE):  # batch by batch: samples are stored much smaller
@@ -35,7 +51,7 @@ def measure(
         part = evaluate(engine, weights, statistics, inputs, labels, batch_size=BATCH_SIZE)
         num_correct += part.num_correct
         loss_sum += part.loss_sum
-    return num_correct / len(test), loss_sum / len(test)
+    return Measured(num_correct / len(test), loss_sum / len(test), statistics)
 
 
 def calibration_batches(calibration: Dataset) -> Iterator[Array]:
@@ -46,15 +62,21 @@ def calibration_batches(calibration: Dataset) -> Iterator[Array]:
 
 
 class Evaluator:
-    """Measures one version after another; results come by `done`, on the evaluator's thread."""
+    """Measures one version after another; results come by `keep` and `done`, on the evaluator's thread."""
 
     def __init__(
-        self, make_engine: Callable[[], Engine], calibration: Dataset, test: Dataset, done: Done
+        self,
+        make_engine: Callable[[], Engine],
+        calibration: Dataset,
+        test: Dataset,
+        *,
+        done: Done,
+        keep: Keep,
     ) -> None:
         if len(test) == 0:
             raise UserError("there is no held-out data to measure the model on")
         self._make_engine, self._calibration, self._test = make_engine, calibration, test
-        self._done = done
+        self._done, self._keep = done, keep
         self._versions: queue.SimpleQueue[tuple[int, dict[str, Array]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
         self._thread.start()
@@ -72,5 +94,6 @@ class Evaluator:
         engine = self._make_engine()
         while (item := self._versions.get()) is not None:
             version, weights = item
-            accuracy, loss = measure(engine, weights, self._calibration, self._test)
-            self._done(version, accuracy, loss)
+            measured = measure(engine, weights, self._calibration, self._test)
+            self._keep(weights, measured.statistics)
+            self._done(version, measured.accuracy, measured.loss)

@@ -417,10 +417,8 @@ class RoundsCore:
             return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
         if verdict := self._verdict(envelope, update):
             return self._settle(envelope, update, *verdict)
-        if self.state != "open":
-            return []  # nothing is open at this moment: the outbox will offer it again
-        if update.delta.data is not None:
-            return self._take(now_s, envelope, update, update.delta.data)
+        if self.state != "open" or update.delta.data is not None:
+            return self._take(now_s, envelope, update, update.delta.data or b"")
         self.fetching[update.delta.digest] = (envelope, update)
         return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ from coordinator.effects import Commit, Settled
 from coordinator.model_store import ModelStore
 from device_agent.effects import Note
 from device_agent.wire.messages import Hello, Run
+from models.subnet import Array
+
+RECENT = 12
+"""Models that stay on disk: the newest versions, as committed and as measured."""
 
 
 @dataclass
@@ -37,6 +42,7 @@ class DurableRun:
         """Start the stop-watch."""
         self._began_s = self.clock()
         self._state = ""
+        self._recent: deque[str] = deque(maxlen=RECENT)
 
     @property
     def wall_s(self) -> float:
@@ -56,6 +62,13 @@ class DurableRun:
             bytes_sent=self.base_bytes + bytes_sent,
         )
         self.database.commit_round(self.run, version, [_outcome(settled) for settled in commit.settled])
+        self._recent.append(digest)
+        if len(self._recent) == RECENT:
+            self.store.prune(set(self._recent))
+
+    def keep_measured(self, weights: Mapping[str, Array], statistics: Mapping[str, Array]) -> None:
+        """Store a measured version with its batch-norm statistics, for `edgetide models export`."""
+        self._recent.append(self.store.put(weights, statistics))
 
     def record(self, settled: Settled) -> None:
         """Remember what became of an update that changed no model."""

@@ -33,6 +33,8 @@ from device_agent.wire.mqtt import MqttBus
 from firmware_profiles.errors import UserError, WorldError
 from models.bundle import encode as encode_bundle
 from models.engines.choose import make_engine
+from models.export import GRAPH_FILE
+from models.graph import encode as encode_graph
 from models.weights import pack
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         base_bytes=latest.bytes_sent if latest else 0,
         base_wall_s=latest.wall_s if latest else 0.0,
     )
+    (config.state / GRAPH_FILE).write_bytes(encode_graph(learning.bundle.graph))
     if latest is None:
         digest = store.put(learning.weights)
         database.commit_round(run.id, Version(version=0, digest=digest, round=0))
@@ -137,6 +140,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         learning.data.train,
         learning.data.test,
         done=lambda version, accuracy, loss: loop.post(lambda: node.evaluated(version, accuracy, loss)),
+        keep=state.keep_measured,
     )
 
     def finished() -> None:

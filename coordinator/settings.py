@@ -10,8 +10,8 @@ from pathlib import Path
 from coordinator.strategies.names import STRATEGIES
 from firmware_profiles.errors import UserError
 from models.bundle import Bundle, TrainingSettings
-from models.data.dataset import DataSplit, load_data, match
 from models.data.batches import shuffled_batches
+from models.data.dataset import DataSplit, load_data, match
 from models.engines.choose import make_engine
 from models.graph import digest as graph_digest
 from models.optim import Optimizer, OptimizerSettings

@@ -15,6 +15,9 @@ from firmware_profiles.resources import Budget, Pause, Task
 PAUSE_S = 0.25
 """How often a paused job asks whether it may go on."""
 
+TELL_S = 1.0
+"""Saving up time for the cheapest vector is called a pause when it takes as long as this."""
+
 REST_S = 0.5
 """A longer rest comes in pieces, so that a share that has grown, or a pause, ends it sooner."""
 
@@ -33,15 +36,15 @@ Pace = Generator[float, None, Worked]
 """Yields seconds to let pass before it goes on; returns the result. Close it to give the job up."""
 
 
-def remaining(time_left_s: float, num_batches_left: int, pace_s: float) -> Task:
+def remaining(time_left_s: float, num_batches_left: int, batch_s: float) -> Task:
     """What is left of a job: time lost in pauses costs mini-batches, it does not shrink the network.
 
     Args:
         time_left_s: seconds until the deadline.
         num_batches_left: mini-batches ordered and not trained.
-        pace_s: seconds per mini-batch that the order allowed.
+        batch_s: seconds the next mini-batch may take at least: the order's pace, and what was saved.
     """
-    reachable = max(1, round(time_left_s / pace_s))
+    reachable = max(1, round(time_left_s / batch_s))
     return Task(time_left_s=time_left_s, num_batches_left=max(1, min(num_batches_left, reachable)))
 
 
@@ -80,25 +83,28 @@ def pace(
     """
     began_s, busy_s, done = clock(), 0.0, 0
     pace_s = max(1e-3, (deadline_at_s - began_s) / num_batches)
+    saved_s = 0.0  # while even the cheapest vector is too dear, time is saved up for it
     duty = DutyCycle(threading.Event(), clock=clock, cpu_clock=cpu_clock)
     with closing(job):
         next(job)
         try:
             while True:
                 left_s = deadline_at_s - clock()
-                task = remaining(left_s, num_batches - done, pace_s)
+                task = remaining(left_s, num_batches - done, pace_s + saved_s)
                 budget = None if left_s <= 0 or done >= num_batches else grant(task)
                 if isinstance(budget, Pause):
                     report(budget)
                     yield min(PAUSE_S, left_s)
                     duty.reset()
                     continue
-                cpu_began_s = cpu_clock()
+                step_began_s, cpu_began_s = clock(), cpu_clock()
                 yielded = job.send(budget)
                 if not isinstance(yielded, StepCost):
                     if isinstance(yielded, Pause):
-                        report(yielded)
-                        yield min(PAUSE_S, max(0.0, left_s))
+                        if saved_s >= TELL_S:
+                            report(yielded)
+                        yield min(pace_s, PAUSE_S, max(0.0, left_s))
+                        saved_s += clock() - step_began_s
                     continue
                 if (takes_s := step_s(yielded)) > 0:
                     yield takes_s
@@ -109,6 +115,7 @@ def pace(
                 report(yielded)
                 assert budget is not None
                 yield from _rest(duty, budget, lambda task=task: grant(task), num_cores, deadline_at_s, clock)
+                saved_s = max(0.0, saved_s - max(0.0, clock() - step_began_s - pace_s))
         except StopIteration as end:
             return Worked(result=end.value, busy_s=busy_s, wall_s=clock() - began_s)
 

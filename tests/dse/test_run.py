@@ -216,3 +216,15 @@ def test_an_interrupted_command_says_that_it_can_go_on(model_file, data, tmp_pat
 
 def test_an_unknown_option_is_wrong_usage():
     assert CliRunner().invoke(app, ["run", "--tirals", "3"]).exit_code == 2
+
+
+def test_the_shipped_table_fits_the_shipped_network_and_reaches_below_half_of_its_cost():
+    pytest.importorskip("onnx")
+    from models.zoo import load_model, shipped_table
+
+    graph, _ = load_model("cnn-28")
+    table = shipped_table("cnn-28")
+    assert table is not None
+    assert find_fault(table, graph_digest(graph), plan_widths(graph)) is None
+    assert len(table.entries) >= 5
+    assert table.entries[0].macs < 0.5 * table.entries[-1].macs

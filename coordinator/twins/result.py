@@ -1,0 +1,136 @@
+"""What a simulation came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from coordinator.twins.memory_run import MemoryRun
+from coordinator.twins.scenario import Scenario
+from coordinator.twins.twin import MeteredBus, Twin
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceResult:
+    """What one device did.
+
+    Attributes:
+        id: its name. profile: its board. num_samples: of its data.
+        updates: of it that were applied. steps: mini-batches. macs: training MACs.
+        bytes_sent: payloads. paused_s: time in which it might not train.
+        pauses: [virtual second, reason] of each pause's beginning.
+        vectors: "8-16-16" -> mini-batches, of updates that arrived.
+    """
+
+    id: str
+    profile: str
+    num_samples: int
+    updates: int
+    steps: int
+    macs: int
+    bytes_sent: int
+    paused_s: float
+    pauses: tuple[tuple[float, str], ...]
+    vectors: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimResult:
+    """A simulation's outcome; the same for the same scenario, seed and packages.
+
+    Attributes:
+        accuracy: of the last version, 0..1. accuracy_curve: (virtual second, accuracy) of each version.
+        virtual_s: when the run was over.
+        bytes_sent, messages_sent: payloads and messages that devices and coordinator published, each once.
+        macs: training MACs of all devices, whether or not an update came of them.
+        client_updates: updates that changed the model; the others expired or were refused.
+        weights_digest: of the last version. vector_shares: "8-16-16" -> share of the mini-batches.
+    """
+
+    scenario: str
+    strategy: str
+    seed: int
+    accuracy: float
+    accuracy_curve: tuple[tuple[float, float], ...]
+    rounds: int
+    virtual_s: float
+    bytes_sent: int
+    messages_sent: int
+    macs: int
+    client_updates: int
+    updates_expired: int
+    updates_refused: int
+    weights_digest: str
+    vector_shares: dict[str, float]
+    devices: tuple[DeviceResult, ...]
+
+    def accuracy_at(self, virtual_s: float) -> float:
+        """Accuracy of the newest version at a time."""
+        return [accuracy for time_s, accuracy in self.accuracy_curve if time_s <= virtual_s or time_s == 0.0][-1]
+
+
+def make_result(
+    *,
+    scenario: Scenario,
+    seed: int,
+    virtual_s: float,
+    state: MemoryRun,
+    twins: Mapping[str, Twin],
+    coordinator_bus: MeteredBus,
+    digest: str,
+) -> SimResult:
+    """Sum up a run that is over."""
+    outcomes = Counter(settled.outcome for settled in state.settled)
+    devices = tuple(_device(device, twin, state) for device, twin in twins.items())
+    totals: Counter[str] = Counter()
+    for device in devices:
+        totals.update(device.vectors)
+    curve = state.curve()
+    buses = [coordinator_bus, *(twin.bus for twin in twins.values())]
+    return SimResult(
+        scenario=scenario.name,
+        strategy=scenario.strategy,
+        seed=seed,
+        accuracy=curve[-1][1],
+        accuracy_curve=tuple((round(time_s, 3), accuracy) for time_s, accuracy in curve),
+        rounds=scenario.rounds,
+        virtual_s=round(virtual_s, 3),
+        bytes_sent=sum(bus.num_bytes for bus in buses),
+        messages_sent=sum(bus.num_messages for bus in buses),
+        macs=sum(device.macs for device in devices),
+        client_updates=outcomes["applied"],
+        updates_expired=outcomes["expired"],
+        updates_refused=outcomes["refused"],
+        weights_digest=digest,
+        vector_shares={
+            vector: round(count / totals.total(), 4) for vector, count in totals.most_common()
+        },
+        devices=devices,
+    )
+
+
+def to_json(result: SimResult) -> dict[str, Any]:
+    """A result as JSON-ready values."""
+    return asdict(result)
+
+
+def _device(device: str, twin: Twin, state: MemoryRun) -> DeviceResult:
+    mine = [settled for settled in state.settled if settled.device == device]
+    vectors: Counter[str] = Counter()
+    for settled in mine:
+        vectors.update(settled.vectors)
+    work = twin.jobs.work
+    return DeviceResult(
+        id=device,
+        profile=twin.board.profile.name,
+        num_samples=twin.node.core.hello.num_samples,
+        updates=sum(settled.outcome == "applied" for settled in mine),
+        steps=work.steps,
+        macs=work.macs,
+        bytes_sent=twin.bus.num_bytes,
+        paused_s=round(work.paused_s, 3),
+        pauses=tuple((round(time_s, 3), reason) for time_s, reason in work.pauses),
+        vectors=dict(sorted(vectors.items())),
+    )
