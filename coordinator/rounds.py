@@ -46,6 +46,9 @@ JOIN_FRACTION = 0.25
 
 MAX_PATIENCE = 16
 
+MAX_BATCHES = 50_000
+"""Of one order: its update names the vector of each mini-batch and has to fit into one message."""
+
 Key = tuple[str, int, int]
 
 
@@ -85,6 +88,7 @@ class Device:
     order: int | None = None
     answered: bool = True
     offered_policy: str = ""
+    most_batches: int = 0
 
 
 @dataclass
@@ -97,6 +101,7 @@ class RoundsCore:
         weights, weights_ref: of `version`.
         settled: what became of every update so far; a repeat is answered from it.
         boot_epoch: counts the coordinator's starts, so that orders after a restart are newer.
+        oldest_base: updates of versions before it were trained on a model that has been replaced.
         patience: factor on the deadline; doubled when a round brings nothing, halved when one is committed.
     """
 
@@ -121,6 +126,7 @@ class RoundsCore:
     evaluated_version: int = -1
     next_weights: dict[str, Array] = field(default_factory=dict)
     replaces_model: bool = False
+    oldest_base: int = 0
     patience: int = 1
     policy_ref: BlobRef | None = None
 
@@ -167,6 +173,7 @@ class RoundsCore:
         rebooted = device.hello is not None and device.hello.boot_epoch != hello.boot_epoch
         joined = device.hello is None
         device.hello = hello
+        device.most_batches = max(device.most_batches, self._num_batches(hello))
         device.offered_policy = "" if rebooted else device.offered_policy
         effects: list[CoordinatorEffect] = []
         if joined or rebooted:
@@ -224,7 +231,8 @@ class RoundsCore:
     def on_timer(self, now_s: float, key: str) -> list[CoordinatorEffect]:
         """A timer that was set is due."""
         if key == "close" and self.state == "open":
-            return self._close_if_due(now_s)
+            # The timer is the word: its clock may round the time it was set to.
+            return self._close_if_due(max(now_s, self.closes_at_s))
         return []
 
     def on_committed(self, now_s: float, weights_ref: BlobRef) -> list[CoordinatorEffect]:
@@ -239,7 +247,10 @@ class RoundsCore:
         self.settled.update({key: settled.outcome for key, settled in self.pending.items()})
         details = {"round": self.round, "updates": len(self.pending), "version": self.version}
         self.pending = {}
-        self.round += 0 if self.replaces_model else 1
+        if self.replaces_model:
+            self.oldest_base = self.version
+        else:
+            self.round += 1
         self.patience = max(1, self.patience // 2)
         self.replaces_model = False
         self.state = "waiting" if self.round <= self.config.num_rounds else "evaluating"
@@ -289,7 +300,6 @@ class RoundsCore:
         """
         if self.state not in ("waiting", "open"):
             raise WorldError(f"the run is {self.state}: the model cannot be replaced at this moment")
-        self.settled.update(dict.fromkeys(self.pending, "expired"))
         self.pending = {
             key: replace(settled, outcome="expired", reason="another model was rolled out")
             for key, settled in self.pending.items()
@@ -301,7 +311,10 @@ class RoundsCore:
             "committing",
         )
         commit = Commit(
-            version=self.version + 1, round=self.round, weights=weights, settled=tuple(self.pending.values())
+            version=self.version + 1,
+            round=self.round - 1,  # this round begins anew, also after a restart
+            weights=weights,
+            settled=tuple(self.pending.values()),
         )
         return [CancelTimer("close"), Note("model rolled out", details={"version": self.version + 1}), commit]
 
@@ -351,7 +364,6 @@ class RoundsCore:
         self.num_orders += 1
         device.order = (self.boot_epoch << 24) + self.num_orders
         device.answered = False
-        batches_per_pass = -(-device.hello.num_samples // self.config.batch_size)
         rates = self.config.learning_rates
         order = Order(
             order=device.order,
@@ -359,7 +371,7 @@ class RoundsCore:
             strategy=self.config.strategy_name,
             bundle=self.bundle_ref,
             weights=self.weights_ref,
-            num_batches=max(1, round(batches_per_pass * self.config.passes)),
+            num_batches=self._num_batches(device.hello),
             deadline_s=deadline_s,
             seed=(self.config.seed * 1_000_003 + device.order) % 2**53,
             learning_rate=rates[min(self.round, len(rates)) - 1] if rates else None,
@@ -371,6 +383,10 @@ class RoundsCore:
             base_version=self.version,
             base_digest=self.weights_ref.digest,
         )
+
+    def _num_batches(self, hello: Hello) -> int:
+        batches_per_pass = -(-hello.num_samples // self.config.batch_size)
+        return max(1, min(MAX_BATCHES, round(batches_per_pass * self.config.passes)))
 
     def _close_if_due(self, now_s: float) -> list[CoordinatorEffect]:
         if self.state != "open" or self.aggregator is None:
@@ -416,33 +432,41 @@ class RoundsCore:
         if device is None or device.hello is None:
             return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
         if verdict := self._verdict(envelope, update):
-            return self._settle(envelope, update, *verdict)
+            return [*self._settle(envelope, update, *verdict), *self._close_if_due(now_s)]
         if self.state != "open" or update.delta.data is not None:
             return self._take(now_s, envelope, update, update.delta.data or b"")
         self.fetching[update.delta.digest] = (envelope, update)
         return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
 
     def _verdict(self, envelope: Envelope, update: Update) -> tuple[str, str] | None:
-        """(outcome, reason) of an update that will not be fetched, None for one that is wanted."""
-        if envelope.run != self.config.run:
-            return "expired", f"belongs to run {envelope.run}"
-        if self.state in ("evaluating", "finished"):
-            return "expired", "the run is over"
-        if update.delta.size_bytes > self.max_delta_bytes:
-            size_bytes = update.delta.size_bytes
-            return "refused", f"its delta has {size_bytes} bytes, this model's at most {self.max_delta_bytes}"
-        return None
+        """(outcome, reason) of an update that need not be looked into, None for one that is wanted."""
+        base_version = -1 if envelope.base_version is None else envelope.base_version
+        staleness, num_bytes = self.version - base_version, update.delta.size_bytes
+        is_over, most_late = self.state in ("evaluating", "finished"), self.config.max_staleness
+        checks = (
+            (envelope.run != self.config.run, "expired", f"belongs to run {envelope.run}"),
+            (is_over, "expired", "the run is over"),
+            (base_version < 0, "refused", "it does not say which version it builds on"),
+            (base_version < self.oldest_base, "expired", "another model was rolled out"),
+            (staleness > most_late, "expired", f"{staleness} versions late, at most {most_late} count"),
+            (
+                num_bytes > self.max_delta_bytes,
+                "refused",
+                f"its delta has {num_bytes} bytes, this model's at most {self.max_delta_bytes}",
+            ),
+        )
+        return next(((outcome, reason) for holds, outcome, reason in checks if holds), None)
 
     def _take(
         self, now_s: float, envelope: Envelope, update: Update, content: bytes
     ) -> list[CoordinatorEffect]:
         if self.state != "open" or self.aggregator is None:
             return []  # offered again by the outbox
-        staleness = self.version - (envelope.base_version if envelope.base_version is not None else -(2**31))
+        if verdict := self._verdict(envelope, update):  # another model may have come while it was fetched
+            return [*self._settle(envelope, update, *verdict), *self._close_if_due(now_s)]
+        assert envelope.base_version is not None
+        staleness = self.version - envelope.base_version
         self._answered(envelope.sender, update.order)
-        if staleness > self.config.max_staleness:
-            reason = f"{staleness} versions late, at most {self.config.max_staleness} count"
-            return [*self._settle(envelope, update, "expired", reason), *self._close_if_due(now_s)]
         try:
             self._check(envelope, update, staleness)
             delta = unpack(content, self.bundle.graph.parameters)
@@ -457,6 +481,9 @@ class RoundsCore:
     def _check(self, envelope: Envelope, update: Update, staleness: int) -> None:
         if staleness < 0:
             raise PeerError(f"it builds on version {envelope.base_version}, the newest is {self.version}")
+        most_batches = self.devices[envelope.sender].most_batches
+        if len(update.step_vectors) > most_batches:  # each is replayed
+            raise PeerError(f"{len(update.step_vectors)} mini-batches, at most {most_batches} were ordered")
         if not update.step_vectors or max(update.step_vectors) >= len(update.vectors):
             raise PeerError("step_vectors does not fit vectors")
         if not 0 < update.num_samples <= len(update.step_vectors) * self.config.batch_size:

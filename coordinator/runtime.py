@@ -9,7 +9,9 @@ import random
 import secrets
 import signal
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # another class before Python 3.11
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -226,12 +228,19 @@ def _core(
         boot_epoch=database.next_boot_epoch(run),
         version=latest.version if latest else 0,
         round=latest.round + 1 if latest else 1,
+        oldest_base=_last_replacement(database.curve(run)),
         accuracy=measured[-1] if measured else None,
         settled={
             (outcome.update.device, outcome.update.boot_epoch, outcome.update.sequence): outcome.outcome
             for outcome in database.outcomes(run)
         },
     )
+
+
+def _last_replacement(curve: list[Version]) -> int:
+    """The newest version that completed no round: a model that was rolled out, or the first."""
+    replacements = [version.version for before, version in pairwise(curve) if version.round == before.round]
+    return replacements[-1] if replacements else 0
 
 
 def _on_loop(loop: Loop, action: Any) -> Any:
@@ -247,7 +256,7 @@ def _on_loop(loop: Loop, action: Any) -> Any:
     loop.post(run)
     try:
         return future.result(timeout=30.0)
-    except TimeoutError as error:
+    except FutureTimeoutError as error:
         raise WorldError("the coordinator is busy; try again") from error
 
 

@@ -215,6 +215,18 @@ class AgentCore:
         self.in_hand = None
         return [send, Note("update put in the outbox", details=details)]
 
+    def on_update_lost(self, send: Send, reason: str) -> list[Effect]:
+        """The outbox could not keep the update: the work is lost, the coordinator need not wait for it."""
+        update = send.body
+        assert isinstance(update, Update)
+        if self.state == "reporting":
+            self.state = "idle"
+        decline = Decline(order=update.order, round=update.round, reason=reason[:500])
+        return [
+            Send(to=COORDINATOR, body=decline, run=send.run),
+            Note("update lost", details={"order": update.order, "reason": decline.reason}),
+        ]
+
     def on_job_failed(self, reason: str) -> list[Effect]:
         """The job raised an error of the world's or of the bundle's."""
         return self._decline(reason)

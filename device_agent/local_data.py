@@ -54,19 +54,21 @@ class LocalData:
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
-        self._fingerprint = fingerprint(config.source)
+        self._loaded = self._last_seen = fingerprint(config.source)
         self.dataset = _load(config)
 
     def refresh(self) -> bool:
-        """Load again if the files changed; returns whether they did.
+        """Load again if the files changed and have come to rest; returns whether they did.
+
+        Files that are still being copied look different at each call: they are waited for.
 
         Raises:
             UserError: the changed files cannot be loaded; the samples stay as they were.
         """
-        now = fingerprint(self._config.source)
-        if now == self._fingerprint:
+        last, self._last_seen = self._last_seen, fingerprint(self._config.source)
+        if self._last_seen == self._loaded or self._last_seen != last:
             return False
-        self._fingerprint = now
+        self._loaded = self._last_seen
         self.dataset = _load(self._config)
         return True
 

@@ -35,13 +35,15 @@ from device_agent.wire.bus import Bus
 from device_agent.wire.chunks import DownloadEffect, Downloads, Finished, Request, serve
 from device_agent.wire.codec import decode, decode_run, encode, encode_public, refer
 from device_agent.wire.dedupe import SeenMessages
-from device_agent.wire.messages import Chunk, ChunkRequest, Status
+from device_agent.wire.messages import Chunk, ChunkRequest, Envelope, Status
 from device_agent.wire.topics import COORDINATOR, device_topic, down_topic, fleet_topic
-from firmware_profiles.errors import EdgetideError, PeerError
+from firmware_profiles.errors import EdgetideError, PeerError, WorldError
 from firmware_profiles.resources import Pause, Snapshot
 from models.weights import pack
 
 log = logging.getLogger(__name__)
+
+DISK_RETRY_S = 10.0
 
 
 class Jobs(Protocol):
@@ -106,7 +108,7 @@ class AgentNode:
         self.bus, self.outbox, self.downloads = bus, outbox, downloads
         self.timers, self.jobs, self.snapshot = timers, jobs, snapshot
         self.counters = Counters()
-        self._seen = SeenMessages()
+        self._seen_run, self._seen = "", SeenMessages()
 
     @property
     def device(self) -> str:
@@ -141,6 +143,8 @@ class AgentNode:
         except PeerError as error:
             self.counters.messages_refused += 1
             log.warning("message refused: %s: %s", topic, error)
+        except WorldError as error:  # of the disk; whoever wrote asks again
+            log.warning("message not dealt with: %s: %s", topic, error)
 
     def job_progress(self, cost: StepCost) -> None:
         """The job trained a mini-batch."""
@@ -182,9 +186,15 @@ class AgentNode:
         elif isinstance(body, ChunkRequest):
             chunk = serve(self.outbox.blob, body)
             self._publish_body(Send(to=COORDINATOR, body=chunk, run=envelope.run), "up/bulk")
-        elif self._seen.is_new(envelope):
-            self._seen.remember(envelope)
+        elif self._is_new(envelope):
             self._perform(self.core.on_message(now_s, envelope))
+
+    def _is_new(self, envelope: Envelope) -> bool:
+        if envelope.run != self._seen_run:  # in each run the coordinator counts its starts from 1
+            self._seen_run, self._seen = envelope.run, SeenMessages()
+        is_new = self._seen.is_new(envelope)
+        self._seen.remember(envelope)
+        return is_new
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -211,9 +221,8 @@ class AgentNode:
                 base_digest=effect.base_digest,
                 blobs=effect.blobs,
             )
-        except EdgetideError as error:  # the disk is full: the work is lost, but not silently
-            log.error("update lost: %s", error)  # noqa: TRY400 - the reason says it all
-            self._perform(self.core.on_job_failed(f"the update could not be stored: {error}"))
+        except WorldError as error:  # the disk is full
+            self._perform(self.core.on_update_lost(effect, f"the update could not be stored: {error}"))
             return
         self._offer_outbox()
 
@@ -226,8 +235,13 @@ class AgentNode:
     def _offer_outbox(self) -> None:
         """Send what is due, and look again when the next message is."""
         now_s = self.timers.now_s()
-        for envelope in self.outbox.due(now_s):
-            self._publish(device_topic(self.fleet, self.device, "up"), encode(envelope))
+        try:
+            for envelope in self.outbox.due(now_s):
+                self._publish(device_topic(self.fleet, self.device, "up"), encode(envelope))
+        except WorldError as error:
+            log.warning("outbox not read, tried again later: %s", error)
+            self.timers.set_timer("outbox", DISK_RETRY_S, self._offer_outbox)
+            return
         next_s = self.outbox.next_due_s()
         if next_s is not None:
             self.timers.set_timer("outbox", max(0.05, next_s - now_s), self._offer_outbox)

@@ -30,7 +30,7 @@ from firmware_profiles.profile import FirmwareProfile
 
 log = logging.getLogger(__name__)
 
-DATA_S = 5.0
+DATA_S = 2.0
 """How often the data's files are looked at."""
 
 
@@ -157,17 +157,20 @@ def run_agent(config: AgentConfig) -> None:
 
 def _policy_in_force(given: Path | None, stored: Path) -> tuple[Policy, str]:
     """A policy that was rolled out outlives a restart; it yields to a newer file of the owner's."""
+    policy = Policy() if given is None else load_policy(given)
     if stored.exists() and (given is None or given.stat().st_mtime <= stored.stat().st_mtime):
         content = stored.read_bytes()
         try:
             return parse_policy(content.decode("utf-8"), str(stored)), digest_of(content)
         except (UserError, UnicodeDecodeError) as error:
             log.warning("stored policy ignored: %s", error)
-    policy = Policy() if given is None else load_policy(given)
     return policy, policy_digest(policy)
 
 
 def _store(path: Path, content: bytes) -> None:
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError as error:
+        log.warning("policy in force but lost at a restart: %s cannot be written: %s", path, error)

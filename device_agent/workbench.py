@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from numpy.typing import NDArray
+
 from device_agent.agent import JobRequest
 from device_agent.pacing import Pace, no_seconds, pace
 from device_agent.strategies.names import DEVICE_STRATEGIES
@@ -113,6 +115,12 @@ class Workbench:
             raise UserError(
                 f"local samples have shape {data.shape}, the model takes {bundle.graph.input_shape}"
             )
+        if data.num_classes > bundle.graph.num_classes:
+            raise UserError(
+                f"local samples have {data.num_classes} classes, the model has {bundle.graph.num_classes}"
+            )
+        if len(data) == 0:
+            raise UserError("there are no local samples to train on")
         strategy = DEVICE_STRATEGIES.get(order.strategy)
         if strategy is None:
             raise PeerError(f"strategy {order.strategy!r} is unknown to this agent; update it")
@@ -186,7 +194,8 @@ def _warm_up(prepared: _Prepared, weights: dict[str, Array], data: Dataset) -> N
     plan = prepared.bundle.plan
     inputs, labels = data.batch(slice(0, prepared.bundle.settings.batch_size))
     smallest = cut(plan, weights, sample(plan, prepared.bundle.table.entries[0].vector, 0, 0))
-    prepared.engine.gradients(smallest, inputs, {"labels": labels})
+    targets: dict[str, NDArray] = {"labels": labels}
+    prepared.engine.gradients(smallest, inputs, targets)
     prepared.is_cold = False
 
 

@@ -25,7 +25,8 @@ class StepModel:
     """Seconds that a board computes for a mini-batch.
 
     Attributes:
-        core_seconds_per_mac, core_seconds_per_step: seconds of one core, see `firmware_profiles.profile.Speed`.
+        core_seconds_per_mac: seconds of one core per training MAC.
+        core_seconds_per_step: seconds of one core that every mini-batch takes besides.
         num_threads: threads that compute at once; they are taken to share the work evenly.
         jitter_fraction: a step takes up to this share more or less.
     """

@@ -33,7 +33,7 @@ def apply_overrides(struct: StructT, overrides: list[str]) -> StructT:
         if not equals or not key:
             raise UserError(f"--set {text}: write key=value, such as rounds=3")
         parsed = parse_strict(f"value: {value}", f"--set {key}", _Value).value
-        tree = msgspec.to_builtins(struct)
+        tree = msgspec.json.decode(msgspec.json.encode(struct))
         _put(tree, key.split("."), parsed, text)
         try:
             struct = check(_entry(tree), type(struct))
@@ -73,6 +73,6 @@ def _indices(head: str, length: int, text: str) -> range:
 def _entry(value: Any) -> Entry:
     if isinstance(value, dict):
         return Entry(0, {str(key): _entry(item) for key, item in value.items()})
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return Entry(0, [_entry(item) for item in value])
     return Entry(0, value)

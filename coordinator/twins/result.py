@@ -68,7 +68,9 @@ class SimResult:
 
     def accuracy_at(self, virtual_s: float) -> float:
         """Accuracy of the newest version at a time."""
-        return [accuracy for time_s, accuracy in self.accuracy_curve if time_s <= virtual_s or time_s == 0.0][-1]
+        return [accuracy for time_s, accuracy in self.accuracy_curve if time_s <= virtual_s or time_s == 0.0][
+            -1
+        ]
 
 
 def make_result(
@@ -104,9 +106,7 @@ def make_result(
         updates_expired=outcomes["expired"],
         updates_refused=outcomes["refused"],
         weights_digest=digest,
-        vector_shares={
-            vector: round(count / totals.total(), 4) for vector, count in totals.most_common()
-        },
+        vector_shares={vector: round(count / totals.total(), 4) for vector, count in totals.most_common()},
         devices=devices,
     )
 

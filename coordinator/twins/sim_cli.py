@@ -31,7 +31,9 @@ def run_scenario_command(scenario: Path, overrides: list[str], seed: int | None,
     """Run a scenario and print what came of it.
 
     Args:
-        scenario: YAML file. overrides: `key=value`. seed: replaces the scenario's.
+        scenario: YAML file.
+        overrides: `key=value`, applied in order.
+        seed: replaces the scenario's.
         as_json: print one JSON object as the last line of stdout, instead of tables.
 
     Raises:
@@ -57,9 +59,11 @@ def compare_scenarios_command(
     """Run several scenarios, or each under several strategies, and print them side by side.
 
     Args:
-        paths: YAML files. seed: replaces the seed of all.
+        paths: YAML files.
+        seed: replaces the seed of all.
         as_json: print one JSON object as the last line of stdout, instead of a table.
-        overrides: `key=value`, applied to all. strategies: instead of the scenarios' own.
+        overrides: `key=value`, applied to all.
+        strategies: instead of the scenarios' own.
 
     Raises:
         UserError: a scenario or an override cannot be used.
@@ -156,7 +160,8 @@ def _print_result(result: SimResult, wall_s: float) -> None:
         shares.add_row(vector if len(vector) <= 60 else f"{vector[:57]}…", _percent(share))
     console.print(shares)
     devices = Table(title="Devices")
-    for name in ("device", "updates", "mini-batches", "training GMACs", "sent MB", "paused s", "first pause"):
+    devices.add_column("device", no_wrap=True)
+    for name in ("updates", "batches", "GMACs", "sent MB", "paused s", "first pause"):
         devices.add_column(name)
     for device in result.devices[:32]:
         devices.add_row(

@@ -7,7 +7,6 @@ result and the same weights, whatever else the machine does.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,10 +32,10 @@ from device_agent.wire.chunks import Downloads
 from device_agent.wire.memory import MemoryBroker
 from device_agent.wire.topics import COORDINATOR
 from firmware_profiles.errors import UserError
+from models.bundle import Bundle
 from models.bundle import encode as encode_bundle
 from models.data.dataset import Dataset
 from models.data.partition import partition
-from models.engines.choose import make_engine
 from models.engines.engine import Engine
 from models.subnet import Array
 from models.weights import digest as weights_digest
@@ -76,7 +75,8 @@ def simulate(
         progress: told once in each virtual second.
 
     Raises:
-        UserError: something the scenario names cannot be used, or the rounds do not come to an end.
+        UserError: something the scenario names cannot be used, the rounds do not come to an end, or
+            torch is not installed.
     """
     seed = scenario.seed if seed is None else seed
     learning = prepare_learning(
@@ -93,11 +93,8 @@ def simulate(
             learning_rate=scenario.learning_rate,
         )
     )
-    with _deterministic():
-        bundle = learning.bundle
-        return _Simulation(
-            scenario, learning, make_engine("torch", bundle.graph, bundle.settings.loss, 1), seed
-        ).run(progress)
+    with _repeatable_engine(learning.bundle) as engine:
+        return _Simulation(scenario, learning, engine, seed).run(progress)
 
 
 class _Simulation:
@@ -259,16 +256,20 @@ def _share(data: Dataset, fraction: float, seed: str) -> Dataset:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
-    """One thread, and no kernel whose sums depend on chance."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses to be deterministic
-    import torch  # noqa: PLC0415 - heavy, and only here when something is simulated
+def _repeatable_engine(bundle: Bundle) -> Iterator[Engine]:
+    """An engine on one thread of the CPU, without kernels whose sums depend on chance."""
+    try:
+        import torch  # noqa: PLC0415 - heavy, and needed only when something is simulated
+
+        from models.engines.torch import TorchEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError(f"a simulation trains with PyTorch: install edgetide[torch] ({error})") from error
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     try:
-        yield
+        yield TorchEngine(bundle.graph, bundle.settings.loss, 1, device="cpu")
     finally:
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)

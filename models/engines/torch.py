@@ -61,16 +61,17 @@ class TorchEngine:
         graph: the network.
         loss: a key of `models.losses.LOSSES`.
         num_threads: CPU threads that torch may compute with, wherever the engine is called.
+        device: what torch calls it, or None for a GPU if there is one. On a GPU sums depend on chance.
     """
 
     name = "torch"
 
-    def __init__(self, graph: ModelGraph, loss: str, num_threads: int) -> None:
+    def __init__(self, graph: ModelGraph, loss: str, num_threads: int, device: str | None = None) -> None:
         self._graph = graph
         self._num_threads = num_threads
         self._loss = _LOSSES[find_loss(loss).name]
         self._target_names = find_loss(loss).targets
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._parameters = tuple(graph.parameters)
         self._statistics = tuple(graph.statistics)
         names = [graph.input_name, *self._parameters, *self._statistics, *graph.constants]
