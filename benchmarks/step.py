@@ -13,8 +13,9 @@ Overhead is what only a sub-network needs: sampling, cutting the weights and the
 scattering both back to the full tensors, measured inside real steps, as a share of those steps.
 The optimiser's arithmetic is not overhead: the peer does it too.
 
-Seconds are those of this process's CPU time: on one thread that waits for nothing they are the
-seconds of an otherwise idle core, whatever else the machine does.
+Step times are this process's CPU time: on one thread that waits for nothing they are the seconds of
+an otherwise idle core, whatever else the machine does. Overhead is a ratio within each step, by the
+wall clock, whose reading costs least.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ def _measure_overhead(training: _Training, num_steps: int) -> list[float]:
     def clocked(function: Callable) -> Callable:
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal spent_s
-            start = time.process_time()
+            start = time.perf_counter()
             result = function(*arguments, **named)
-            spent_s += time.process_time() - start
+            spent_s += time.perf_counter() - start
             return result
 
         return call
@@ -97,9 +98,9 @@ def _measure_overhead(training: _Training, num_steps: int) -> list[float]:
     ):
         for _ in range(num_steps):
             spent_s = 0.0
-            start = time.process_time()
+            start = time.perf_counter()
             training.step()
-            shares.append(spent_s / (time.process_time() - start))
+            shares.append(spent_s / (time.perf_counter() - start))
     return shares
 
 
@@ -136,7 +137,7 @@ def _measure_network(report: Report, name: str, *, num_repeats: int, min_sample_
     seconds = time_interleaved(runs, num_repeats, min_sample_s=min_sample_s, clock=time.process_time)
     for index, keep in enumerate(KEEP_FRACTIONS):
         ours = seconds[f"ours {keep}"]
-        best = min(FORMATS, key=lambda form: median(seconds[f"{form} {keep}"]))  # noqa: B023  # used at once
+        best = min(FORMATS, key=lambda form: median(seconds[f"{form} {keep}"]))
         overhead = median(_measure_overhead(trainings[keep], max(20, num_repeats)))
         row = {
             "network": name,

@@ -81,7 +81,7 @@ def training_run(
         labels: int64 [N].
     """
     module = _without_crash(module) if memory_format == "channels_last" else module
-    module = module.to(memory_format=FORMATS[memory_format]).train()
+    module = module.to(memory_format=FORMATS[memory_format]).train()  # pyright: ignore[reportCallIssue]  # torch documents it
     x = torch.from_numpy(np.ascontiguousarray(inputs))
     y = torch.from_numpy(labels)
     if x.ndim == 4:

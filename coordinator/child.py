@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LOG_TAIL_LINES = 12
+_ERROR = "edgetide: error: "
 _LOG_LIMIT_BYTES = 8 * 2**20
 
 # Parent's pid, program, arguments. 1 is PR_SET_PDEATHSIG. The parent may have died before it was asked for.
@@ -61,6 +62,12 @@ def log_tail(path: Path, num_lines: int = _LOG_TAIL_LINES) -> str:
     except OSError:
         return ""
     return "\n".join(f"  {line}" for line in lines[-num_lines:])
+
+
+def last_words(path: Path) -> str | None:
+    """The error that an `edgetide` command ended its log with; None where that is not how it ended."""
+    lines = log_tail(path, 1).strip()
+    return lines.removeprefix(_ERROR) if lines.startswith(_ERROR) else None
 
 
 def spawn(command: Command) -> subprocess.Popen[bytes]:

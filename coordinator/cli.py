@@ -129,6 +129,9 @@ def run_command(
     ] = None,
     fresh: Fresh = False,  # noqa: FBT002
     leave: Annotated[bool, typer.Option("--exit", help="End when the run is finished.")] = False,  # noqa: FBT002
+    keep_finished: Annotated[  # noqa: FBT002
+        bool, typer.Option("--keep-finished", help="After a crash show the reported run.", hidden=True)
+    ] = False,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Run the rounds of a fleet over a broker that is already there."""
@@ -161,6 +164,7 @@ def run_command(
             database=database,
             fresh=fresh,
             exit_when_finished=leave,
+            keep_finished=keep_finished,
         )
     )
     if as_json:
@@ -178,7 +182,7 @@ def rollout(
     from coordinator.control import ask  # noqa: PLC0415
     from coordinator.rollout import read_rollout  # noqa: PLC0415
 
-    typer.echo(ask(state or default_state("up") / "coordinator", read_rollout(file)))
+    typer.echo(ask(state or default_state("up") / "coordinator", read_rollout(file), str(file)))
 
 
 @sim_app.command("run")
@@ -194,6 +198,26 @@ def sim_run(
     from coordinator.twins.sim_cli import run_scenario_command  # noqa: PLC0415
 
     run_scenario_command(scenario, overrides or [], seed, as_json=as_json)
+
+
+@sim_app.command("compare")
+def sim_compare(
+    scenarios: Annotated[list[Path], typer.Argument(help="Scenario files (YAML).")],
+    strategies: Annotated[
+        list[str] | None, typer.Option("--strategy", help="Run each scenario with each of these.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, overrides the files.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the scenarios' seeds.")] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Run scenarios side by side and show their accuracy over virtual time."""
+    from coordinator.twins.sim_cli import compare_scenarios_command  # noqa: PLC0415
+
+    compare_scenarios_command(
+        scenarios, seed, as_json=as_json, overrides=overrides or [], strategies=strategies or []
+    )
 
 
 def _round_seconds(text: str) -> float | None:

@@ -92,10 +92,20 @@ class ControlServer:
             return Answer(ok=True, message=self._handle(msgspec.msgpack.decode(data, type=Request)))
         except (EdgetideError, msgspec.MsgspecError) as error:
             return Answer(ok=False, message=str(error))
+        except Exception as error:
+            log.exception("control request failed")
+            return Answer(
+                ok=False, message=f"{type(error).__name__}: {error}; the coordinator's log says more"
+            )
 
 
-def ask(directory: Path, request: Request) -> str:
+def ask(directory: Path, request: Request, source: str) -> str:
     """Have a running coordinator carry out a request; returns what it says it did.
+
+    Args:
+        directory: the coordinator's state folder.
+        request: what to do.
+        source: what to call the request's content in messages, such as its file.
 
     Raises:
         UserError: no coordinator runs on this state folder, or it refused.
@@ -117,7 +127,7 @@ def ask(directory: Path, request: Request) -> str:
         except (OSError, msgspec.MsgspecError) as error:
             raise WorldError(f"the coordinator on {directory} did not answer: {error}") from error
     if not answer.ok:
-        raise UserError(answer.message)
+        raise UserError(f"{source} was not rolled out: {answer.message}")
     return answer.message
 
 

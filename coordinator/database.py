@@ -42,8 +42,8 @@ class Database:
         self._engine = engine
         self._clock = clock
 
-    def begin_or_resume_run(self, run: Run) -> tuple[Run, bool]:
-        """Go on with the latest run if it is unfinished, else begin the given one.
+    def begin_or_resume_run(self, run: Run, *, even_finished: bool = False) -> tuple[Run, bool]:
+        """Go on with the latest run if it is unfinished (or `even_finished`), else begin the given one.
 
         Returns:
             The run in force (with the stored id and state, and the given config), and whether it
@@ -56,7 +56,7 @@ class Database:
             row = connection.execute(
                 sa.select(schema.runs).order_by(schema.runs.c.number.desc()).limit(1)
             ).first()
-            if row is not None and row.state != "finished":
+            if row is not None and (even_finished or row.state != "finished"):
                 _check_same_run(row, run)
                 connection.execute(
                     sa.update(schema.runs).where(schema.runs.c.id == row.id).values(config=dict(run.config))

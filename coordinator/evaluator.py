@@ -62,7 +62,11 @@ def calibration_batches(calibration: Dataset) -> Iterator[Array]:
 
 
 class Evaluator:
-    """Measures one version after another; results come by `keep` and `done`, on the evaluator's thread."""
+    """Measures one version after another; results come by `keep` and `done`, on the evaluator's thread.
+
+    What ends it, such as an engine that is not installed or a full disk, comes by `failed`: a run that is
+    never measured would never be finished.
+    """
 
     def __init__(
         self,
@@ -72,11 +76,12 @@ class Evaluator:
         *,
         done: Done,
         keep: Keep,
+        failed: Callable[[Exception], None],
     ) -> None:
         if len(test) == 0:
             raise UserError("there is no held-out data to measure the model on")
         self._make_engine, self._calibration, self._test = make_engine, calibration, test
-        self._done, self._keep = done, keep
+        self._done, self._keep, self._failed = done, keep, failed
         self._versions: queue.SimpleQueue[tuple[int, dict[str, Array]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
         self._thread.start()
@@ -91,6 +96,12 @@ class Evaluator:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._measure_all()
+        except Exception as error:  # noqa: BLE001 - it is raised again where it is heard
+            self._failed(error)
+
+    def _measure_all(self) -> None:
         engine = self._make_engine()
         while (item := self._versions.get()) is not None:
             version, weights = item

@@ -13,8 +13,9 @@ is at most `max_staleness` versions old, and is counted as expired after that.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -45,6 +46,9 @@ JOIN_FRACTION = 0.25
 """A device that comes in the middle of a round gets an order while this share of the time is left."""
 
 MAX_PATIENCE = 16
+
+MAX_FETCHES = 4
+"""Updates of one device whose content is fetched at a time; it offers the others again."""
 
 MAX_BATCHES = 50_000
 """Of one order: its update names the vector of each mini-batch and has to fit into one message."""
@@ -79,14 +83,28 @@ class RunConfig:
     max_staleness: int = 2
 
 
+def order_seed(seed: int, round_number: int, device: str) -> int:
+    """The seed of a device's mini-batches and sub-networks in a round, whatever came first in it."""
+    text = f"{seed}/{round_number}/{device}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
 @dataclass
 class Device:
-    """A device as the core knows it."""
+    """A device as the core knows it.
+
+    Attributes:
+        order: its order of the open round, None before it has one. answered: by update or decline.
+        folded_orders: the latest orders that an update of its was folded for; one each counts.
+        offered_policy: digest of the policy last sent to it in this life.
+        most_batches: of an order to it so far; an update cannot have more.
+    """
 
     hello: Hello | None = None
     online: bool = False
     order: int | None = None
     answered: bool = True
+    folded_orders: deque[int] = field(default_factory=lambda: deque(maxlen=16))
     offered_policy: str = ""
     most_batches: int = 0
 
@@ -184,7 +202,7 @@ class RoundsCore:
             effects.append(
                 Send(to=device_id, body=Rollout(kind="policy", content=policy_ref), run=self.config.run)
             )
-        return [*effects, *self._welcome(now_s, device_id, device, again=rebooted)]
+        return [*effects, *self._welcome(now_s, device_id, device)]
 
     def on_status(self, now_s: float, device_id: str, status: Status) -> list[CoordinatorEffect]:
         """A device came online, left, or its last will speaks for it."""
@@ -198,7 +216,7 @@ class RoundsCore:
             Note("device online" if status.online else "device offline", device_id, {"reason": status.reason})
         ]
         if status.online:
-            return [*effects, *self._welcome(now_s, device_id, device, again=False)]
+            return [*effects, *self._welcome(now_s, device_id, device)]
         return effects
 
     def on_message(self, now_s: float, envelope: Envelope) -> list[CoordinatorEffect]:
@@ -269,14 +287,12 @@ class RoundsCore:
         if version < self.evaluated_version:
             return []
         self.evaluated_version, self.accuracy = version, accuracy
-        over = self.state == "evaluating" and version == self.version
-        if over:
+        note = Note("version evaluated", details={"version": version, "accuracy": accuracy})
+        if self.state == "evaluating" and version == self.version:
             self.state = "finished"
-        effects: list[CoordinatorEffect] = [
-            Note("version evaluated", details={"version": version, "accuracy": accuracy}),
-            self._announce(),
-        ]
-        return [*effects, Finished()] if over else effects
+            # The report first: killed between the two, the run is finished again instead of forgotten.
+            return [note, Finished(), self._announce()]
+        return [note, self._announce()]
 
     def on_table_rollout(
         self, bundle: Bundle, bundle_ref: BlobRef, table_ref: BlobRef
@@ -343,27 +359,28 @@ class RoundsCore:
         # what arrived while nothing was open waits in the devices' outboxes and is offered again
         return effects + [self._order(device_id, self.deadline_s) for device_id in chosen]
 
-    def _welcome(
-        self, now_s: float, device_id: str, device: Device, *, again: bool
-    ) -> list[CoordinatorEffect]:
+    def _welcome(self, now_s: float, device_id: str, device: Device) -> list[CoordinatorEffect]:
+        """Give a device that came (back) its part of the round."""
         if not (device.online and device.hello is not None):
             return []
         if self.state == "waiting":
             return self._open_if_enough(now_s)
         left_s = self.closes_at_s - self.config.grace_s - now_s
-        has_order = device.order is not None and not again
-        if self.state != "open" or has_order or left_s < JOIN_FRACTION * self.deadline_s:
+        if self.state != "open" or left_s <= 0:
             return []
-        if again and device.order is not None and device.answered:
+        if device.order is not None:
+            # It may have been lost on the way or with a reboot; an agent that has it ignores the repeat.
+            return [] if device.answered else [self._order(device_id, left_s)]
+        if left_s < JOIN_FRACTION * self.deadline_s or not self.strategy.plan(self.round, [device.hello]):
             return []
-        return [self._order(device_id, left_s)] if self.strategy.plan(self.round, [device.hello]) else []
+        return [self._order(device_id, left_s)]
 
     def _order(self, device_id: str, deadline_s: float) -> Send:
         device = self.devices[device_id]
         assert device.hello is not None
-        self.num_orders += 1
-        device.order = (self.boot_epoch << 24) + self.num_orders
-        device.answered = False
+        if device.order is None:
+            self.num_orders += 1
+            device.order, device.answered = (self.boot_epoch << 24) + self.num_orders, False
         rates = self.config.learning_rates
         order = Order(
             order=device.order,
@@ -373,7 +390,7 @@ class RoundsCore:
             weights=self.weights_ref,
             num_batches=self._num_batches(device.hello),
             deadline_s=deadline_s,
-            seed=(self.config.seed * 1_000_003 + device.order) % 2**53,
+            seed=order_seed(self.config.seed, self.round, device_id),
             learning_rate=rates[min(self.round, len(rates)) - 1] if rates else None,
         )
         return Send(
@@ -426,8 +443,9 @@ class RoundsCore:
                 boot_epoch=key[1], sequence=key[2], outcome="duplicate", reason=f"was {self.settled[key]}"
             )
             return [Send(to=envelope.sender, body=ack, run=self.config.run)]
-        if key in self.pending or update.delta.digest in self.fetching:
-            return []  # a repeat of what is being dealt with
+        num_fetches = sum(other.sender == envelope.sender for other, _ in self.fetching.values())
+        if key in self.pending or update.delta.digest in self.fetching or num_fetches >= MAX_FETCHES:
+            return []  # a repeat of what is being dealt with, or too much at a time: it is offered again
         device = self._device(envelope.sender)
         if device is None or device.hello is None:
             return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
@@ -442,10 +460,16 @@ class RoundsCore:
         """(outcome, reason) of an update that need not be looked into, None for one that is wanted."""
         base_version = -1 if envelope.base_version is None else envelope.base_version
         staleness, num_bytes = self.version - base_version, update.delta.size_bytes
+        device, num_batches = self.devices[envelope.sender], len(update.step_vectors)
         is_over, most_late = self.state in ("evaluating", "finished"), self.config.max_staleness
         checks = (
             (envelope.run != self.config.run, "expired", f"belongs to run {envelope.run}"),
             (is_over, "expired", "the run is over"),
+            (
+                update.order in device.folded_orders,
+                "expired",
+                "another update for the same order counts already",
+            ),
             (base_version < 0, "refused", "it does not say which version it builds on"),
             (base_version < self.oldest_base, "expired", "another model was rolled out"),
             (staleness > most_late, "expired", f"{staleness} versions late, at most {most_late} count"),
@@ -453,6 +477,11 @@ class RoundsCore:
                 num_bytes > self.max_delta_bytes,
                 "refused",
                 f"its delta has {num_bytes} bytes, this model's at most {self.max_delta_bytes}",
+            ),
+            (  # each is replayed
+                num_batches > device.most_batches,
+                "refused",
+                f"{num_batches} mini-batches, at most {device.most_batches} were ordered",
             ),
         )
         return next(((outcome, reason) for holds, outcome, reason in checks if holds), None)
@@ -462,6 +491,10 @@ class RoundsCore:
     ) -> list[CoordinatorEffect]:
         if self.state != "open" or self.aggregator is None:
             return []  # offered again by the outbox
+        key = (envelope.sender, envelope.boot_epoch, envelope.sequence)
+        if key in self.settled or key in self.pending:
+            note = Note("second content for one update dropped", envelope.sender)
+            return [note, *self._close_if_due(now_s)]
         if verdict := self._verdict(envelope, update):  # another model may have come while it was fetched
             return [*self._settle(envelope, update, *verdict), *self._close_if_due(now_s)]
         assert envelope.base_version is not None
@@ -473,6 +506,7 @@ class RoundsCore:
             self.strategy.fold(self.aggregator, update, delta, staleness)
         except EdgetideError as error:
             return [*self._settle(envelope, update, "refused", str(error)), *self._close_if_due(now_s)]
+        self.devices[envelope.sender].folded_orders.append(update.order)
         settled = self._settled(envelope, update, "applied", "")
         self.pending[(settled.device, settled.boot_epoch, settled.sequence)] = settled
         details = {"round": update.round, "batches": len(update.step_vectors), "staleness": staleness}
@@ -481,9 +515,6 @@ class RoundsCore:
     def _check(self, envelope: Envelope, update: Update, staleness: int) -> None:
         if staleness < 0:
             raise PeerError(f"it builds on version {envelope.base_version}, the newest is {self.version}")
-        most_batches = self.devices[envelope.sender].most_batches
-        if len(update.step_vectors) > most_batches:  # each is replayed
-            raise PeerError(f"{len(update.step_vectors)} mini-batches, at most {most_batches} were ordered")
         if not update.step_vectors or max(update.step_vectors) >= len(update.vectors):
             raise PeerError("step_vectors does not fit vectors")
         if not 0 < update.num_samples <= len(update.step_vectors) * self.config.batch_size:

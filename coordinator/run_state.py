@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ class DurableRun:
         self._began_s = self.clock()
         self._state = ""
         self._recent: deque[str] = deque(maxlen=RECENT)
+        self._files = threading.Lock()  # models are kept on one thread and pruned on another
 
     @property
     def wall_s(self) -> float:
@@ -51,7 +53,9 @@ class DurableRun:
 
     def commit(self, commit: Commit, bytes_sent: int) -> None:
         """Store the weights, then the version with its updates in one transaction."""
-        digest = self.store.put(commit.weights)
+        with self._files:
+            digest = self.store.put(commit.weights)
+            self._recent.append(digest)
         applied = sum(settled.outcome == "applied" for settled in commit.settled)
         version = Version(
             version=commit.version,
@@ -62,13 +66,14 @@ class DurableRun:
             bytes_sent=self.base_bytes + bytes_sent,
         )
         self.database.commit_round(self.run, version, [_outcome(settled) for settled in commit.settled])
-        self._recent.append(digest)
-        if len(self._recent) == RECENT:
-            self.store.prune(set(self._recent))
+        with self._files:
+            if len(self._recent) == RECENT:
+                self.store.prune(self._recent)
 
     def keep_measured(self, weights: Mapping[str, Array], statistics: Mapping[str, Array]) -> None:
         """Store a measured version with its batch-norm statistics, for `edgetide models export`."""
-        self._recent.append(self.store.put(weights, statistics))
+        with self._files:
+            self._recent.append(self.store.put(weights, statistics))
 
     def record(self, settled: Settled) -> None:
         """Remember what became of an update that changed no model."""

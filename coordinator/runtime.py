@@ -28,11 +28,12 @@ from coordinator.rollout import roll_out
 from coordinator.rounds import RoundsCore, RunConfig
 from coordinator.run_state import DurableRun, make_report
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
+from coordinator.state_lock import locked
 from coordinator.strategies.names import STRATEGIES
 from device_agent.loop import Loop
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.mqtt import MqttBus
-from firmware_profiles.errors import UserError, WorldError
+from firmware_profiles.errors import WorldError
 from models.bundle import encode as encode_bundle
 from models.engines.choose import make_engine
 from models.export import GRAPH_FILE
@@ -57,6 +58,7 @@ class CoordinatorConfig:
         round_s: seconds per round, or None: what the devices need if they all share this machine.
         host, port: of the web page. state: folder. database: URL, or None for a file in `state`.
         fresh: begin a new run instead of resuming. exit_when_finished: end the process with the run.
+        keep_finished: go on showing a run whose report is still there, instead of beginning the next.
     """
 
     broker: str
@@ -71,6 +73,7 @@ class CoordinatorConfig:
     database: str | None
     fresh: bool
     exit_when_finished: bool
+    keep_finished: bool = False
 
 
 def run_coordinator(config: CoordinatorConfig) -> dict[str, Any]:
@@ -80,23 +83,21 @@ def run_coordinator(config: CoordinatorConfig) -> dict[str, Any]:
         UserError: an option, a file or the state folder cannot be used.
         WorldError: disk, database or broker fail.
     """
-    try:
-        config.state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"state folder {config.state} cannot be made: {error.strerror}") from error
-    learning = prepare_learning(config.learning)
-    database = _open(config)
-    try:
-        return _run(config, learning, database)
-    finally:
-        database.close()
+    with locked(config.state, "edgetide coordinator run"):
+        learning = prepare_learning(config.learning)
+        database = _open(config)
+        try:
+            return _run(config, learning, database)
+        finally:
+            database.close()
 
 
 def _open(config: CoordinatorConfig) -> Database:
     path = config.state / DATABASE
     if config.fresh and config.database is None and (aside := move_aside(path)) is not None:
         log.info("starting anew: the old run is now %s", aside.name)
-    (config.state / REPORT).unlink(missing_ok=True)
+    if not config.keep_finished:
+        (config.state / REPORT).unlink(missing_ok=True)
     return open_database(config.database or path)
 
 
@@ -109,7 +110,8 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         config=_plain(config),
         seed=config.learning.seed,
     )
-    run, resumed = database.begin_or_resume_run(wanted)
+    is_reported = (config.state / REPORT).exists()
+    run, resumed = database.begin_or_resume_run(wanted, even_finished=is_reported)
     latest = database.latest_version(run.id)
     log.info(
         "run %s %s", run.id, f"resumed at version {latest.version if latest else 0}" if resumed else "begins"
@@ -143,6 +145,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         learning.data.test,
         done=lambda version, accuracy, loss: loop.post(lambda: node.evaluated(version, accuracy, loss)),
         keep=state.keep_measured,
+        failed=lambda error: loop.post(lambda: _raise(error)),
     )
 
     def finished() -> None:
@@ -241,6 +244,10 @@ def _last_replacement(curve: list[Version]) -> int:
     """The newest version that completed no round: a model that was rolled out, or the first."""
     replacements = [version.version for before, version in pairwise(curve) if version.round == before.round]
     return replacements[-1] if replacements else 0
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _on_loop(loop: Loop, action: Any) -> Any:

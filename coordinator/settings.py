@@ -24,6 +24,17 @@ from models.zoo import initial_weights, load_model, shipped_table
 FALLBACK_FRACTIONS = (0.25, 0.35, 0.5, 0.625, 0.75, 0.875, 1.0)
 FINAL_RATE_FRACTION = 0.1
 
+_LIMITS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**53),
+    "num_rounds": (1, 10**6),
+    "passes": (0.01, 1e4),
+    "batch_size": (1, 2**20),
+    "learning_rate": (1e-9, 1e3),
+    "momentum": (0.0, 0.9999),
+    "weight_decay": (0.0, 1e3),
+    "clip_norm": (1e-9, 1e9),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearningConfig:
@@ -92,6 +103,7 @@ def prepare_learning(config: LearningConfig) -> Learning:
     """
     if config.strategy not in STRATEGIES:
         raise UserError(f"strategy {config.strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}")
+    _check_numbers(config)
     data = load_data(config.data, config.seed)
     graph, weights = load_model(config.model, data.train.shape, data.train.num_classes)
     data = match(data, graph.input_shape, graph.num_classes)
@@ -109,7 +121,17 @@ def prepare_learning(config: LearningConfig) -> Learning:
     if fault := find_fault(table, graph_digest(graph), plan):
         raise UserError(f"table {config.table or table.source}: {fault}")
     bundle = Bundle(graph=graph, plan=plan, table=table, settings=settings)
-    return Learning(config, bundle, weights or initial_weights(graph, config.seed), data)
+    if weights is None:
+        weights = initial_weights(graph, config.seed)
+    # A file's batch-norm statistics stay behind: they are measured anew for each version.
+    return Learning(config, bundle, {name: weights[name] for name in graph.parameters}, data)
+
+
+def _check_numbers(config: LearningConfig) -> None:
+    for name, (low, high) in _LIMITS.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise UserError(f"{name} is {value}: give {low:g} to {high:g}")
 
 
 def _table(config: LearningConfig, digest: str) -> ParetoTable | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from coordinator.child import Command, how_it_ended, kill_group, log_tail, spawn
+from coordinator.child import Command, how_it_ended, kill_group, last_words, log_tail, spawn
 from firmware_profiles.errors import WorldError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Patience:
         first_wait_s: wait before the first restart; doubled at each fast failure, with jitter.
         longest_wait_s: upper bound of the wait.
         healthy_s: a child that lived this long has not failed fast, and counting starts anew.
+        coming_up_s: a child that says in its log what is wrong within this time of its first start would
+            say so again: we give up at once.
         num_fast_failures: fast failures in a row after which we give up.
         grace_s: between SIGTERM and SIGKILL.
     """
@@ -42,6 +44,7 @@ class Patience:
     first_wait_s: float = 0.25
     longest_wait_s: float = 10.0
     healthy_s: float = 10.0
+    coming_up_s: float = 60.0
     num_fast_failures: int = 6
     grace_s: float = 8.0
 
@@ -291,6 +294,12 @@ class Supervisor:
         if child.ending or not command.restart or returncode == 0:
             child.returncode = returncode
             return
+        if returncode == 1 and child.num_restarts == 0 and lived_s < self._patience.coming_up_s:
+            said = last_words(command.log_path)
+            if said is not None:
+                child.returncode = returncode
+                self._failure = f"{command.name}: {said}"
+                return
         child.num_fast_failures = 1 if lived_s >= self._patience.healthy_s else child.num_fast_failures + 1
         if child.num_fast_failures >= self._patience.num_fast_failures:
             child.returncode = returncode

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
+import http.client
 import json
 import os
 import socket
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from coordinator.broker import RunningBroker, start_broker
 from coordinator.runtime import REPORT
 from coordinator.screen import Screen, print_report
+from coordinator.state_lock import locked
 from coordinator.supervisor import Supervisor
 from firmware_profiles.errors import UserError
 
@@ -60,27 +59,33 @@ def run_up(config: UpConfig) -> dict[str, Any]:
         WorldError: a process fails again and again.
     """
     _check_port(config.port)
-    with _locked(config.state), Supervisor(config.state / "cohort.json") as supervisor:
-        (config.state / "coordinator" / REPORT).unlink(missing_ok=True)
-        broker = start_broker(config.broker, config.state / "broker", supervisor=supervisor)
-        with Screen() as screen:
-            screen.say(f"broker: {broker.description}")
-            port = config.port or _free_port()
-            _start_coordinator(config, supervisor, broker, port)
-            for index in range(config.devices):
-                _start_agent(config, supervisor, broker, index)
-            screen.say(f"page: http://127.0.0.1:{port}/   logs and state: {config.state}")
-            report = _watch(config, supervisor, screen, port)
-        if report is not None:
+    port, report = config.port or _free_port(), None
+    with locked(config.state, "edgetide up"), Supervisor(config.state / "cohort.json") as supervisor:
+        try:
+            with Screen() as screen:
+                _start_all(config, supervisor, screen, port)
+                report = _watch(config, supervisor, screen, port)
             print_report(report)
-        if report is not None and not config.exit_when_finished:
-            _stay(supervisor, port)
+            if not config.exit_when_finished:
+                _stay(supervisor, port)
+        except KeyboardInterrupt:
+            sys.stderr.write("stopping\n")
     if report is None:
         raise UserError(
             f"stopped before the run was finished; the same command resumes it from {config.state}, "
             "--fresh begins a new one"
         )
     return report
+
+
+def _start_all(config: UpConfig, supervisor: Supervisor, screen: Screen, port: int) -> None:
+    (config.state / "coordinator" / REPORT).unlink(missing_ok=True)
+    broker = start_broker(config.broker, config.state / "broker", supervisor=supervisor)
+    screen.say(f"broker: {broker.description}")
+    _start_coordinator(config, supervisor, broker, port)
+    for index in range(config.devices):
+        _start_agent(config, supervisor, broker, index)
+    screen.say(f"page: http://127.0.0.1:{port}/   logs and state: {config.state}")
 
 
 def _start_coordinator(config: UpConfig, supervisor: Supervisor, broker: RunningBroker, port: int) -> None:
@@ -102,7 +107,7 @@ def _start_coordinator(config: UpConfig, supervisor: Supervisor, broker: Running
         "--state": config.state / "coordinator",
     }
     argv = ["coordinator", "run", *_flat(options)]
-    argv += ["--table", str(config.table)] if config.table else []
+    argv += ["--keep-finished", *(["--table", str(config.table)] if config.table else [])]
     # A restart after a crash must resume, so the old run is moved aside here, once.
     if config.fresh:
         from coordinator.database import move_aside  # noqa: PLC0415
@@ -160,35 +165,27 @@ def _flat(options: dict[str, Any]) -> list[str]:
     return [str(part) for pair in options.items() for part in pair]
 
 
-def _watch(config: UpConfig, supervisor: Supervisor, screen: Screen, port: int) -> dict[str, Any] | None:
-    """Show the fleet until the report is there; None if Ctrl-C came first."""
+def _watch(config: UpConfig, supervisor: Supervisor, screen: Screen, port: int) -> dict[str, Any]:
+    """Show the fleet until the report is there."""
     path = config.state / "coordinator" / REPORT
     told_resumed = False
-    try:
-        while not path.exists():
-            supervisor.wait_until(path.exists, POLL_S)
-            view = _get(port, "fleet")
-            if view is None:
-                continue
-            if not told_resumed:
-                told_resumed = True
-                run = (view.get("run") or {}).get("run", "")
-                resumed = view["about"].get("resumed")
-                screen.say(f"{'resumes' if resumed else 'begins'} {run} (seed {config.seed})")
-            screen.show(view, _get(port, "curve") or [])
-    except KeyboardInterrupt:
-        screen.say("stopping")
-        return None
+    while not path.exists():
+        supervisor.wait_until(path.exists, POLL_S)
+        view = _get(port, "fleet")
+        if view is None or view["run"] is None:
+            continue
+        if not told_resumed:
+            told_resumed = True
+            verb = "resumes" if view["about"]["resumed"] else "begins"
+            screen.say(f"{verb} {view['run']['run']} (seed {config.seed})")
+        screen.show(view, _get(port, "curve") or [])
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _stay(supervisor: Supervisor, port: int) -> None:
+def _stay(supervisor: Supervisor, port: int) -> NoReturn:
     sys.stderr.write(f"The page stays at http://127.0.0.1:{port}/ until Ctrl-C.\n")
-    try:
-        while True:
-            supervisor.wait_until(lambda: False, 3600.0)
-    except KeyboardInterrupt:
-        return
+    while True:
+        supervisor.wait_until(lambda: False, 3600.0)
 
 
 def _get(port: int, name: str) -> Any:
@@ -196,7 +193,7 @@ def _get(port: int, name: str) -> Any:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{name}", timeout=2.0) as answer:
             return json.load(answer)
-    except (urllib.error.URLError, OSError, ValueError):
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError):
         return None
 
 
@@ -217,22 +214,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-@contextmanager
-def _locked(state: Path) -> Iterator[None]:
-    """Hold the state folder for this process alone."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        lock = (state / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"state folder {state} cannot be used: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another `edgetide up` runs on the state folder {state}: "
-                "stop it, or name another with --state"
-            ) from None
-        yield

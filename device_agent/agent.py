@@ -11,6 +11,7 @@ A newer order always wins; a repeat changes nothing. Times are seconds of the dr
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from device_agent.effects import (
@@ -24,6 +25,7 @@ from device_agent.effects import (
     Send,
     SetTimer,
     StartJob,
+    StopFetch,
     StopJob,
 )
 from device_agent.training import StepCost, TrainingResult
@@ -262,6 +264,7 @@ class AgentCore:
             deadline_at_s=now_s + max(0.0, order.deadline_s * (1 - FINISH_MARGIN_FRACTION) - late_s),
         )
         self.state, self.reason, self.progress = "fetching", "", Progress()
+        effects += self._stop_fetching(keep={order.bundle.digest, order.weights.digest})
         self.awaited = {}
         for ref in (order.bundle, order.weights):
             self.awaited[ref.digest] = ref.data
@@ -300,16 +303,27 @@ class AgentCore:
         if in_hand is None:
             return []
         decline = Decline(order=in_hand.order.order, round=in_hand.order.round, reason=reason[:500])
+        unwanted = self._stop_fetching()
         self.in_hand, self.awaited, self.state, self.reason = None, {}, "idle", reason[:500]
         return [
+            *unwanted,
             Send(to=COORDINATOR, body=decline, run=in_hand.run),
             Note("order declined", details={"order": decline.order, "reason": decline.reason}),
         ]
 
     def _drop(self, why: str) -> list[Effect]:
         effects: list[Effect] = [StopJob()] if self.state in ("training", "paused") else []
+        effects += self._stop_fetching()
         self.in_hand, self.awaited, self.state, self.reason = None, {}, "idle", ""
         return [*effects, Note("order dropped", details={"why": why})]
+
+    def _stop_fetching(self, keep: AbstractSet[str] = frozenset()) -> list[Effect]:
+        """What an order that is over still waits for would only hold up the next one's content."""
+        return [
+            StopFetch(COORDINATOR, digest)
+            for digest, content in self.awaited.items()
+            if content is None and digest not in keep and digest not in self.rollouts
+        ]
 
     def _to_coordinator(self, body: RolledOut) -> Send:
         return Send(to=COORDINATOR, body=body, run=self.run or "none")

@@ -62,6 +62,14 @@ class Fetch:
 
 
 @dataclass(frozen=True)
+class StopFetch:
+    """Nobody waits for this content any more: it need not come."""
+
+    holder: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class StartJob:
     """Run a training job; progress comes back by `on_progress`, the end by `on_job_done`."""
 
@@ -116,6 +124,7 @@ Effect = (
     | SetTimer
     | CancelTimer
     | Fetch
+    | StopFetch
     | StartJob
     | StopJob
     | Prepare

@@ -77,6 +77,7 @@ class LiveJobs:
     def stop(self) -> None:
         """Give up what runs, within one mini-batch."""
         self._thread.stop()
+        self._bench.share = None
 
     def prepare(self) -> None:
         """Import the engine's library in the background: it takes seconds on a board."""

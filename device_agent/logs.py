@@ -7,9 +7,12 @@ import logging
 import os
 import sys
 
+from firmware_profiles.errors import UserError
 
 PACKAGES = ("firmware_profiles", "models", "dse", "device_agent", "coordinator")
 """Whose lines the level is about; libraries speak up from WARNING on."""
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class JsonLines(logging.Formatter):
@@ -24,7 +27,13 @@ class JsonLines(logging.Formatter):
 
 
 def set_up_logs(level: str = "INFO") -> None:
-    """Send every log line to stderr, so that stdout carries results only."""
+    """Send every log line to stderr, so that stdout carries results only.
+
+    Raises:
+        UserError: there is no such level.
+    """
+    if level.upper() not in LEVELS:
+        raise UserError(f"log level {level!r} is unknown: choose one of {', '.join(LEVELS)}")
     handler = logging.StreamHandler(sys.stderr)
     if os.environ.get("JOURNAL_STREAM"):
         handler.setFormatter(JsonLines())
@@ -34,4 +43,4 @@ def set_up_logs(level: str = "INFO") -> None:
         )
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
     for package in PACKAGES:
-        logging.getLogger(package).setLevel(level)
+        logging.getLogger(package).setLevel(level.upper())

@@ -26,6 +26,7 @@ from device_agent.effects import (
     Send,
     SetTimer,
     StartJob,
+    StopFetch,
     StopJob,
 )
 from device_agent.loop import Timers
@@ -108,6 +109,7 @@ class AgentNode:
         self.bus, self.outbox, self.downloads = bus, outbox, downloads
         self.timers, self.jobs, self.snapshot = timers, jobs, snapshot
         self.counters = Counters()
+        self._is_online = True
         self._seen_run, self._seen = "", SeenMessages()
 
     @property
@@ -124,10 +126,15 @@ class AgentNode:
 
     def connected(self) -> None:
         """The bus is (again) connected."""
+        self._is_online = True
         self._perform(self.core.on_connected())
         self._transfer(self.downloads.on_reconnect(self.timers.now_s()))
         self.outbox.on_reconnect(self.timers.now_s())
         self._offer_outbox()
+
+    def disconnected(self) -> None:
+        """The bus is not connected: what is sent again until it is answered waits, or copies pile up."""
+        self._is_online = False
 
     def received(self, topic: str, payload: bytes) -> None:
         """A message came; what cannot be trusted is counted and dropped."""
@@ -234,6 +241,8 @@ class AgentNode:
 
     def _offer_outbox(self) -> None:
         """Send what is due, and look again when the next message is."""
+        if not self._is_online:
+            return  # `connected` offers it
         now_s = self.timers.now_s()
         try:
             for envelope in self.outbox.due(now_s):
@@ -254,6 +263,9 @@ class AgentNode:
         now_s = self.timers.now_s()
         self._transfer(self.downloads.start(effect.holder, effect.digest, effect.size_bytes, now_s))
 
+    def _stop_fetch(self, effect: StopFetch) -> None:
+        self._transfer(self.downloads.cancel(effect.holder, effect.digest, self.timers.now_s()))
+
     def _transfer(self, effects: list[DownloadEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Request):
@@ -269,7 +281,8 @@ class AgentNode:
             self.timers.set_timer("downloads", max(0.0, next_s - self.timers.now_s()), self._on_downloads_due)
 
     def _on_downloads_due(self) -> None:
-        self._transfer(self.downloads.on_timer(self.timers.now_s()))
+        if self._is_online:  # else `connected` asks again
+            self._transfer(self.downloads.on_timer(self.timers.now_s()))
 
     def _set_timer(self, effect: SetTimer) -> None:
         self.timers.set_timer(f"core/{effect.key}", effect.delay_s, lambda: self._on_core_timer(effect.key))
@@ -312,6 +325,7 @@ class AgentNode:
         SetTimer: _set_timer,
         CancelTimer: _cancel_timer,
         Fetch: _fetch,
+        StopFetch: _stop_fetch,
         StartJob: _start_job,
         StopJob: _stop_job,
         Prepare: _prepare,

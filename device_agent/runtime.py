@@ -23,10 +23,12 @@ from device_agent.wire.chunks import Downloads
 from device_agent.wire.codec import digest_of, encode_public
 from device_agent.wire.messages import Hello, Status
 from device_agent.wire.mqtt import MqttBus
+from device_agent.wire.partial import PartialFolder
 from device_agent.wire.topics import device_topic, down_topic, fleet_topic
 from firmware_profiles.errors import UserError
 from firmware_profiles.policy import Policy, load_policy, parse_policy, policy_digest
 from firmware_profiles.profile import FirmwareProfile
+from models.engines.choose import ENGINE_NAMES
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,10 @@ def run_agent(config: AgentConfig) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
-        UserError: data, policy, state folder or broker address cannot be used.
+        UserError: engine, data, policy, state folder or broker address cannot be used.
     """
+    if config.engine not in ENGINE_NAMES:
+        raise UserError(f"engine {config.engine!r} is unknown: choose one of {', '.join(ENGINE_NAMES)}")
     be_nice()
     data = LocalData(config.data)
     stored_policy = config.state / "policy.yaml"
@@ -115,13 +119,14 @@ def run_agent(config: AgentConfig) -> None:
         client_id=f"{config.fleet}-{config.device}",
         will=(device_topic(config.fleet, config.device, "status"), encode_public(will)),
         on_connect=lambda: loop.post(node.connected),
+        on_disconnect=lambda _reason: loop.post(node.disconnected),
     )
     node = AgentNode(
         fleet=config.fleet,
         core=AgentCore(hello),
         bus=bus,
         outbox=outbox,
-        downloads=Downloads(random.Random()),
+        downloads=Downloads(random.Random(), store=PartialFolder(config.state / "downloads")),
         timers=loop,
         jobs=jobs,
         snapshot=sensors.read,
@@ -144,6 +149,7 @@ def run_agent(config: AgentConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     log.info("agent %s starts: %d samples, profile %s", config.device, len(data.dataset), config.profile.name)
+    node.disconnected()  # until the bus says otherwise
     node.start()
     bus.start()
     look_at_data()
@@ -158,12 +164,14 @@ def run_agent(config: AgentConfig) -> None:
 def _policy_in_force(given: Path | None, stored: Path) -> tuple[Policy, str]:
     """A policy that was rolled out outlives a restart; it yields to a newer file of the owner's."""
     policy = Policy() if given is None else load_policy(given)
-    if stored.exists() and (given is None or given.stat().st_mtime <= stored.stat().st_mtime):
-        content = stored.read_bytes()
-        try:
+    try:
+        if given is None or given.stat().st_mtime <= stored.stat().st_mtime:
+            content = stored.read_bytes()
             return parse_policy(content.decode("utf-8"), str(stored)), digest_of(content)
-        except (UserError, UnicodeDecodeError) as error:
-            log.warning("stored policy ignored: %s", error)
+    except FileNotFoundError:
+        pass  # none was rolled out
+    except (OSError, UserError, UnicodeDecodeError) as error:
+        log.warning("stored policy ignored: %s", error)
     return policy, policy_digest(policy)
 
 

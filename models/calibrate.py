@@ -60,7 +60,7 @@ def calibrate(engine: Engine, weights: Mapping[str, Array], batches: Iterable[Ar
         variances = np.stack([statistics[variance_name] for _, statistics in found]).astype(np.float64)
         mean = shares @ means
         moments[mean_name] = mean.astype(np.float32)
-        # Var[x] = E[Var[x | batch]] + Var[E[x | batch]]
+        # total variance: the mean of the batches' variances and the variance of their means
         moments[variance_name] = (shares @ variances + shares @ (means - mean) ** 2).astype(np.float32)
     return moments
 

@@ -251,20 +251,23 @@ def _file_node(node: onnx.NodeProto) -> FileNode:
     for item in node.attribute:
         if item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
             continue
-        value = helper.get_attribute_value(item)
+        value: Any = helper.get_attribute_value(item)
         if isinstance(value, TensorProto):
             value = _array(value, place or op)
         elif isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         elif not isinstance(value, int | float):
             value = tuple(value) if isinstance(value, Iterable) else None
-        kind = _KIND_OF.get(item.name, object)
-        if not isinstance(value, kind) or (kind is tuple and any(type(part) is not int for part in value)):
+        if not _is_kind(value, _KIND_OF.get(item.name, object)):
             raise UserError(
                 f"{op} at {place or 'an unknown place'}: its attribute {item.name!r} is malformed"
             )
         attributes[item.name] = value
     return FileNode(op, tuple(node.input), tuple(node.output), attributes, place)
+
+
+def _is_kind(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is not tuple or all(type(part) is int for part in value))
 
 
 def _place(node: onnx.NodeProto) -> str:

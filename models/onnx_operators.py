@@ -25,7 +25,6 @@ from models.onnx_reshapes import (
 )
 from models.operators import MAX_FLOAT32, OperatorError
 
-
 _OF_TWO = ("Add", "Sub", "Mul", "Div", "MatMul")
 
 

@@ -81,7 +81,9 @@ class _TableFile(ParetoTable, frozen=True, kw_only=True):
     format: Literal["edgetide-table/1"]
 
 
-def find_fault(table: ParetoTable, digest: str | None = None, plan: WidthPlan | None = None) -> str | None:
+def find_fault(  # noqa: PLR0911 - one fault a line reads best
+    table: ParetoTable, digest: str | None = None, plan: WidthPlan | None = None
+) -> str | None:
     """Say what is wrong with a table, or None.
 
     Args:
@@ -91,8 +93,8 @@ def find_fault(table: ParetoTable, digest: str | None = None, plan: WidthPlan | 
     """
     if digest is not None and table.graph_digest != digest:
         return (
-            f"graph_digest: the table was made for another network ({table.model}, {table.graph_digest[:12]}…) than "
-            f"this one ({digest[:12]}…); search a new one with `edgetide dse run`"
+            f"graph_digest: the table was made for another network ({table.model}, "
+            f"{table.graph_digest[:12]}…) than this one ({digest[:12]}…); search a new one with `edgetide dse run`"
         )
     full = table.entries[-1].vector if plan is None else full_vector(plan)
     seen: dict[DropoutVector, int] = {}
@@ -252,8 +254,8 @@ def _why_not(
     needed_s = min(core_seconds(entry) for entry in in_memory) / cores
     allowed_s = budget.time_left_s / budget.num_batches_left
     return Pause(
-        f"time: at {budget.cpu_share_fraction:.0%} of the CPU the fastest vector takes {needed_s:.3g} s a mini-batch, "
-        f"{allowed_s:.3g} s are left for each ({needed_s / allowed_s:.2g} times too long)"
+        f"time: at {budget.cpu_share_fraction:.0%} of the CPU the fastest vector takes {needed_s:.3g} s "
+        f"a mini-batch, {allowed_s:.3g} s are left for each ({needed_s / allowed_s:.2g} times too long)"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -91,9 +91,10 @@ def unpack(data: bytes, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Ar
             raise PeerError(f"tensor {name!r} is {_shown(tensor.dtype)}, float32 is expected")
         if tensor.shape != tuple(shape):
             raise PeerError(f"tensor {name!r} has shape {list(tensor.shape)}, {list(shape)} is expected")
-        if len(tensor.data) != 4 * math.prod(shape):
+        num_bytes = 4 * math.prod(shape)
+        if len(tensor.data) != num_bytes:
             raise PeerError(
-                f"tensor {name!r} has {len(tensor.data)} bytes, shape {list(shape)} takes {4 * math.prod(shape)}"
+                f"tensor {name!r} has {len(tensor.data)} bytes, shape {list(shape)} takes {num_bytes}"
             )
         weights[name] = np.frombuffer(tensor.data, _FLOAT32).astype(np.float32).reshape(shape)
     check_finite(weights)
@@ -173,8 +174,8 @@ def load(path: Path) -> dict[str, Array]:
     return weights
 
 
-def _check_names(names: Set[str], expected: Mapping[str, tuple[int, ...]]) -> None:
-    missing, unknown = sorted(expected.keys() - names), sorted(names - expected.keys())
+def _check_names(names: Collection[str], expected: Mapping[str, tuple[int, ...]]) -> None:
+    missing, unknown = sorted(expected.keys() - set(names)), sorted(set(names) - expected.keys())
     if missing:
         raise PeerError(f"tensor {missing[0]!r} is missing ({len(missing)} of {len(expected)} are)")
     if unknown:

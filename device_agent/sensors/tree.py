@@ -18,7 +18,7 @@ class Tree:
     """A root folder such as "/", and which of its files are unreadable at the moment.
 
     A file that is not there is silence: boards differ. A file that is there and cannot be read or
-    understood is logged when that begins and when it ends, not at every reading.
+    understood is logged when that begins, not at every reading.
     """
 
     def __init__(self, root: str | Path = "/") -> None:

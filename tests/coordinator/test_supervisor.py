@@ -210,8 +210,9 @@ def test_a_second_ctrl_c_kills_what_does_not_end(up, says):
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_no_child_outlives_a_killed_supervisor(up):
-    process, pids = up()
+def test_no_child_outlives_a_killed_supervisor(up, says):
+    process, pids = up(script=f"echo ready > {says}; exec sleep 1000")
+    assert says.read_text() == "ready\n"
     process.kill()
     process.wait()
     assert all(dead(pid) for pid in pids)

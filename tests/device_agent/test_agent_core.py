@@ -17,6 +17,7 @@ from device_agent.effects import (
     Send,
     SetTimer,
     StartJob,
+    StopFetch,
     StopJob,
 )
 from device_agent.training import StepCost, TrainingResult
@@ -224,6 +225,18 @@ def test_a_newer_order_while_fetching_makes_the_older_ones_content_useless(core)
     core.on_message(1.0, order_envelope(order=2, weights=newer))
     assert core.on_fetched(LARGE.digest, WEIGHTS) == []
     assert tiny.of_kind(core.on_fetched(newer.digest, b"newer weights"), StartJob)
+
+
+def test_a_newer_order_stops_fetching_what_it_does_not_need_itself(core):
+    shared = refer(BUNDLE, inline_bytes=0)
+    core.on_message(0.0, order_envelope(1, weights=LARGE, bundle=shared))
+    effects = core.on_message(1.0, order_envelope(2, weights=refer(b"newer", inline_bytes=0), bundle=shared))
+    assert [e.digest for e in effects if isinstance(e, StopFetch)] == [LARGE.digest]
+
+
+def test_the_end_of_a_run_stops_fetching(core):
+    core.on_message(0.0, order_envelope(1, weights=LARGE))
+    assert StopFetch("coordinator", LARGE.digest) in core.on_run(run_message("run-a", "finished"))
 
 
 def test_a_repeated_order_changes_nothing(training):

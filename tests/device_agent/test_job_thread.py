@@ -155,7 +155,9 @@ def test_time_saved_is_spread_over_the_mini_batches_that_are_left():
     batches=st.integers(1, 10**9),
     batch_s=st.floats(1e-3, 1e6),
 )
-def test_what_remains_never_asks_a_mini_batch_to_be_much_faster_than_the_orders_pace(left_s, batches, batch_s):
+def test_what_remains_never_asks_a_mini_batch_to_be_much_faster_than_the_orders_pace(
+    left_s, batches, batch_s
+):
     task = remaining(left_s, batches, batch_s)
     assert 1 <= task.num_batches_left <= batches
     if left_s >= batch_s:

@@ -177,7 +177,9 @@ def test_a_policy_installed_in_mid_job_takes_effect_at_the_next_mini_batch(devic
     device.until("progress")
     device.engine.may_go.clear()
     device.jobs.install("policy", b"only_when_charging: true\n")
-    device.snapshot = tiny.make_snapshot(memory_available_bytes=8 * 2**30, battery_fraction=0.9, charging=False)
+    device.snapshot = tiny.make_snapshot(
+        memory_available_bytes=8 * 2**30, battery_fraction=0.9, charging=False
+    )
     steps = device.engine.num_steps
     device.engine.may_go.set()
     pause = device.until("paused")
@@ -295,5 +297,3 @@ def test_one_thread_is_granted_one_core_at_most(device):
 
 def test_before_the_first_order_no_share_is_granted(device):
     assert device.jobs.cpu_share_fraction() is None
-
-

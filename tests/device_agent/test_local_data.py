@@ -38,7 +38,7 @@ def test_a_shard_is_an_index_and_a_count(text, shard):
 
 @pytest.mark.parametrize("text", ["", "1", "4/4", "0/0", "-1/4", "1/-4", "a/b", "1/4/2", "1 /4", "0/9999999"])
 def test_what_is_no_shard_is_refused_and_named(text):
-    with pytest.raises(UserError, match="--shard .* such as 0/4"):
+    with pytest.raises(UserError, match=r"--shard .* such as 0/4"):
         parse_shard(text)
 
 

@@ -237,5 +237,3 @@ def test_a_job_learns():
     trainer = Trainer(FULL, num_batches=60)
     losses = [trainer.step().loss_sum for _ in range(60)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
-
-

@@ -336,7 +336,33 @@ def edgetide():
     return run
 
 
+@pytest.fixture
+def start_agent(tmp_path):
+    """A function that starts a lone agent; returns its process and the file of its log."""
+    processes = []
+
+    def start(*options):
+        log = tmp_path / f"agent-{len(processes)}.log"
+        with log.open("w") as file:
+            processes.append(
+                subprocess.Popen(
+                    command("agent", "run", *options),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=environment(),
+                )
+            )
+        return processes[-1], log
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(30)
+
+
 @pytest.fixture(scope="session")
-def waiting():
+def wait_until():
     """`wait_for`, for tests without a fleet."""
     return wait_for

@@ -48,7 +48,8 @@ def trained(tmp_path, name):
 
 
 def test_importing_the_commands_loads_nothing_heavy():
-    code = "import sys, models.cli; print([m for m in ('torch', 'onnx', 'numpy', 'onnxruntime') if m in sys.modules])"
+    heavy = ("torch", "onnx", "numpy", "onnxruntime")
+    code = f"import sys, models.cli; print([name for name in {heavy} if name in sys.modules])"
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -145,8 +146,8 @@ def test_moments_are_calibrated_on_data_where_data_is_given(tmp_path):
     (tmp_path / "net.onnx").write_bytes(to_onnx(graph).SerializeToString())
     weight_files.save(tmp_path / "w.safetensors", initial_weights(graph, 3))
     found = report(
-        "export", tmp_path / "out.onnx", "--model", tmp_path / "net.onnx", "--weights", tmp_path / "w.safetensors",
-        "--width", "0.1", "--data", tmp_path / "data.npz",
+        "export", tmp_path / "out.onnx", "--model", tmp_path / "net.onnx",
+        "--weights", tmp_path / "w.safetensors", "--width", "0.1", "--data", tmp_path / "data.npz",
     )  # fmt: skip
     assert found["statistics"] == "calibrated"
     assert np.isfinite(run(tmp_path / "out.onnx", np.ones((1, 1, 28, 28), np.float32))).all()

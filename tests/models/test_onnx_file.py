@@ -26,7 +26,7 @@ def ints(*values):
     return np.array(values, np.int64)
 
 
-def model(nodes, weights, shape=("n", 2, 6, 6), opset=17, as_inputs=False, output="y"):
+def model(nodes, weights, shape=("n", 2, 6, 6), opset=17, *, as_inputs=False, output="y"):
     """An ONNX file: nodes as (op, inputs, outputs, attributes), weights as arrays."""
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))]
     tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
@@ -321,7 +321,7 @@ def test_tensors_in_other_files_are_refused(tmp_path):
 def test_what_is_no_onnx_file_is_refused(tmp_path, data):
     path = tmp_path / "net.onnx"
     path.write_bytes(data)
-    with pytest.raises(UserError, match="net.onnx is not an ONNX file"):
+    with pytest.raises(UserError, match=r"net\.onnx is not an ONNX file"):
         from_onnx(path, "net")
 
 

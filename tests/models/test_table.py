@@ -121,7 +121,7 @@ def test_an_empty_table_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_refused_with_its_path(tmp_path):
-    with pytest.raises(UserError, match="none.yaml"):
+    with pytest.raises(UserError, match=r"none\.yaml"):
         load_table(tmp_path / "none.yaml")
 
 
@@ -200,7 +200,7 @@ def test_fractions_that_round_to_the_same_vector_make_one_entry():
 
 def test_a_fraction_above_one_is_refused():
     graph = small_graph()
-    with pytest.raises(UserError, match="1.5 is outside"):
+    with pytest.raises(UserError, match=r"1\.5 is outside"):
         uniform_table(graph, plan_widths(graph), 32, (0.5, 1.5))
 
 
@@ -279,7 +279,8 @@ def test_a_pause_for_time_says_by_how_much():
     pause = select(THREE, budget(share=0.05), 1, measured)
     assert isinstance(pause, Pause)
     assert pause.reason == (
-        "time: at 5% of the CPU the fastest vector takes 2 s a mini-batch, 1 s are left for each (2 times too long)"
+        "time: at 5% of the CPU the fastest vector takes 2 s a mini-batch, 1 s are left for each "
+        "(2 times too long)"
     )
 
 

@@ -175,8 +175,12 @@ def test_max_pool_pads_with_less_than_everything(pads):
 def test_average_pool_counts_padding_only_if_told(pads, count_pad):
     x = images(2, (3, 7, 7))
     attributes = {
-        "kernel_shape": (3, 3), "strides": (2, 2), "pads": pads, "ceil_mode": 0, "count_include_pad": count_pad,
-    }  # fmt: skip
+        "kernel_shape": (3, 3),
+        "strides": (2, 2),
+        "pads": pads,
+        "ceil_mode": 0,
+        "count_include_pad": count_pad,
+    }
     sums = windows(x, 3, 2, pads, 0.0).sum(axis=-1)
     counts = 9 if count_pad else windows(np.ones_like(x), 3, 2, pads, 0.0).sum(axis=-1)
     np.testing.assert_allclose(run_operator("AveragePool", attributes, x), sums / counts, atol=1e-5)
@@ -282,7 +286,7 @@ def test_neither_weights_nor_inputs_are_changed():
     x_before = x.copy()
     found = make_engine("torch", graph, "cross-entropy", 1).gradients(weights, x, {"labels": labels})
     for gradient in found.gradients.values():
-        gradient += 1.0  # the caller may
+        np.add(gradient, 1.0, out=gradient)  # the caller may
     assert all(np.array_equal(weights[name], before[name]) for name in weights)
     assert np.array_equal(x, x_before)
 
@@ -366,5 +370,6 @@ def test_a_missing_torch_says_what_to_install(monkeypatch):
 
 
 def test_choosing_an_engine_imports_torch_only_when_it_is_made():
-    code = "import sys, models.engines.choose, models.step, models.bundle, models.calibrate; sys.exit('torch' in sys.modules)"
+    code = "import sys, models.engines.choose, models.step, models.bundle, models.calibrate\n"
+        "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -189,7 +189,7 @@ def test_a_truncated_file_is_refused_with_its_path(tmp_path_factory, size):
     save(path, random_weights())
     content = path.read_bytes()
     path.write_bytes(content[: min(size, len(content) - 1)])
-    with pytest.raises(UserError, match="w.safetensors cannot be used"):
+    with pytest.raises(UserError, match=r"w\.safetensors cannot be used"):
         load(path)
 
 
