@@ -76,6 +76,7 @@ def up(
     """Start a whole fleet on this machine: broker, coordinator, agents, web page."""
     from coordinator.up import UpConfig, run_up  # noqa: PLC0415
 
+    _round_seconds(round_seconds)  # the coordinator reads it; a mistake is told before it is started
     report = run_up(
         UpConfig(
             devices=devices,

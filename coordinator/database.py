@@ -42,8 +42,12 @@ class Database:
         self._engine = engine
         self._clock = clock
 
-    def begin_or_resume_run(self, run: Run, *, even_finished: bool = False) -> tuple[Run, bool]:
+    def begin_or_resume_run(
+        self, run: Run, *, even_finished: bool = False, fresh: bool = False
+    ) -> tuple[Run, bool]:
         """Go on with the latest run if it is unfinished (or `even_finished`), else begin the given one.
+
+        `fresh` always begins the given one; the run before stays for inspection.
 
         Returns:
             The run in force (with the stored id and state, and the given config), and whether it
@@ -56,7 +60,7 @@ class Database:
             row = connection.execute(
                 sa.select(schema.runs).order_by(schema.runs.c.number.desc()).limit(1)
             ).first()
-            if row is not None and (even_finished or row.state != "finished"):
+            if row is not None and not fresh and (even_finished or row.state != "finished"):
                 _check_same_run(row, run)
                 connection.execute(
                     sa.update(schema.runs).where(schema.runs.c.id == row.id).values(config=dict(run.config))
@@ -325,11 +329,17 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
 
 
 def _check_same_run(row: sa.Row, run: Run) -> None:
-    differences = [
-        f"{what} {getattr(row, name)!r} (now {getattr(run, name)!r})"
-        for name, what in (("strategy", "strategy"), ("graph_digest", "model"), ("seed", "seed"))
-        if getattr(row, name) != getattr(run, name)
-    ]
+    begun_with, asked_for = row.config.get("learning", {}), run.config.get("learning", {})
+    pairs = {
+        "strategy": (row.strategy, run.strategy),
+        "model": (
+            f"{begun_with.get('model', '')} {row.graph_digest[:12]}",
+            f"{asked_for.get('model', '')} {run.graph_digest[:12]}",
+        ),
+        "data": (begun_with.get("data"), asked_for.get("data")),
+        "seed": (row.seed, run.seed),
+    }
+    differences = [f"{what} {old!r} (now {new!r})" for what, (old, new) in pairs.items() if old != new]
     if differences:
         raise UserError(
             f"the unfinished run {row.id} has {' and '.join(differences)}: "

@@ -148,8 +148,10 @@ class CoordinatorNode:
     def _on_hello(self, sender: str, topic: str, payload: bytes) -> None:
         hello = decode_hello(payload, topic)
         self._show(sender, hello)
-        self.state.device(hello)
         self.perform(self.core.on_hello(self.timers.now_s(), sender, hello))
+        known = self.core.devices.get(sender)
+        if known is not None and known.hello == hello:
+            self.state.device(hello)
 
     def _on_telemetry(self, sender: str, topic: str, payload: bytes) -> None:
         self._show(sender, decode_telemetry(payload, topic))

@@ -96,7 +96,7 @@ class Device:
     Attributes:
         order: its order of the open round, None before it has one. answered: by update or decline.
         folded_orders: the latest orders that an update of its was folded for; one each counts.
-        offered_policy: digest of the policy last sent to it in this life.
+        offered_policy: digest of the policy last sent to it in this life, and since it was last away.
         most_batches: of an order to it so far; an update cannot have more.
     """
 
@@ -217,6 +217,7 @@ class RoundsCore:
         ]
         if status.online:
             return [*effects, *self._welcome(now_s, device_id, device)]
+        device.offered_policy = ""  # what was sent while its link was dying may be lost
         return effects
 
     def on_message(self, now_s: float, envelope: Envelope) -> list[CoordinatorEffect]:

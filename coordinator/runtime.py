@@ -35,7 +35,7 @@ from device_agent.wire.chunks import Downloads
 from device_agent.wire.mqtt import MqttBus
 from firmware_profiles.errors import WorldError
 from models.bundle import encode as encode_bundle
-from models.engines.choose import make_engine
+from models.engines.choose import make_engine, resolve_engine
 from models.export import GRAPH_FILE
 from models.graph import encode as encode_graph
 from models.weights import pack
@@ -111,7 +111,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         seed=config.learning.seed,
     )
     is_reported = (config.state / REPORT).exists()
-    run, resumed = database.begin_or_resume_run(wanted, even_finished=is_reported)
+    run, resumed = database.begin_or_resume_run(wanted, even_finished=is_reported, fresh=config.fresh)
     latest = database.latest_version(run.id)
     log.info(
         "run %s %s", run.id, f"resumed at version {latest.version if latest else 0}" if resumed else "begins"
@@ -131,7 +131,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         database.commit_round(run.id, Version(version=0, digest=digest, round=0))
     about = {
         "broker": config.broker_description,
-        "engine": _engine_name(config.learning.engine),
+        "engine": resolve_engine(config.learning.engine),
         "model": learning.bundle.graph.name,
         "data": config.learning.data,
         "strategy": config.learning.strategy,
@@ -279,10 +279,6 @@ def _curve(database: Database, run: str) -> list[dict[str, Any]]:
         }
         for version in database.curve(run)
     ]
-
-
-def _engine_name(kind: str) -> str:
-    return "torch" if kind == "auto" else kind
 
 
 def _plain(config: CoordinatorConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from models.step import training_step
 from models.subnet import Array, full_subnet
 from models.table import ParetoTable, find_fault, load_table, uniform_table
 from models.widths import plan_widths
-from models.zoo import initial_weights, load_model, shipped_table
+from models.zoo import ZOO, initial_weights, load_model, shipped_table
 
 FALLBACK_FRACTIONS = (0.25, 0.35, 0.5, 0.625, 0.75, 0.875, 1.0)
 FINAL_RATE_FRACTION = 0.1
@@ -105,7 +105,9 @@ def prepare_learning(config: LearningConfig) -> Learning:
         raise UserError(f"strategy {config.strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}")
     _check_numbers(config)
     data = load_data(config.data, config.seed)
-    graph, weights = load_model(config.model, data.train.shape, data.train.num_classes)
+    # A network of the zoo is made to fit the data; a file is what it is.
+    fit = (data.train.shape, data.train.num_classes) if config.model in ZOO else (None, None)
+    graph, weights = load_model(config.model, *fit)
     data = match(data, graph.input_shape, graph.num_classes)
     plan = plan_widths(graph)
     optimizer = OptimizerSettings(

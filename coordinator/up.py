@@ -91,7 +91,7 @@ def _start_all(config: UpConfig, supervisor: Supervisor, screen: Screen, port: i
 def _start_coordinator(config: UpConfig, supervisor: Supervisor, broker: RunningBroker, port: int) -> None:
     options = {
         "--broker": broker.url,
-        "--broker-description": broker.description,
+        "--broker-description": broker.description.partition(";")[0],
         "--fleet": FLEET,
         "--devices": config.devices,
         "--rounds": config.rounds,

@@ -82,7 +82,7 @@ def as_table(report: Report) -> Table:
 
 def profile(
     *,
-    once: Annotated[bool, typer.Option("--once", help="Look once and exit.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Look once and exit; so it does in a pipe.")] = False,
     as_json_line: Annotated[bool, typer.Option("--json", help="Look once, print one JSON object.")] = False,
     root: Annotated[Path, typer.Option(help="Where proc and sys are; a captured tree works too.")] = Path(
         "/"
@@ -101,7 +101,7 @@ def profile(
     def take() -> Report:
         return look(board, sensors.read(), in_force)
 
-    if once or as_json_line:
+    if once or as_json_line or not Console().is_terminal:  # a pipe would see nothing of the live table
         take()
         time.sleep(min(interval, 1.0))  # others' use of the CPU is known between two readings
         report = take()

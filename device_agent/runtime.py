@@ -28,7 +28,7 @@ from device_agent.wire.topics import device_topic, down_topic, fleet_topic
 from firmware_profiles.errors import UserError
 from firmware_profiles.policy import Policy, load_policy, parse_policy, policy_digest
 from firmware_profiles.profile import FirmwareProfile
-from models.engines.choose import ENGINE_NAMES
+from models.engines.choose import ENGINE_NAMES, resolve_engine
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def run_agent(config: AgentConfig) -> None:
         boot_epoch=outbox.boot_epoch,
         version=metadata.version("edgetide"),
         profile=config.profile.name,
-        engine=config.engine,
+        engine=resolve_engine(config.engine),
         num_cores=snapshot.num_cores,
         memory_total_bytes=psutil.virtual_memory().total,
         num_samples=len(data.dataset),

@@ -94,7 +94,8 @@ def find_fault(  # noqa: PLR0911 - one fault a line reads best
     if digest is not None and table.graph_digest != digest:
         return (
             f"graph_digest: the table was made for another network ({table.model}, "
-            f"{table.graph_digest[:12]}…) than this one ({digest[:12]}…); search a new one with `edgetide dse run`"
+            f"{table.graph_digest[:12]}…) than this one ({digest[:12]}…); "
+            "search a new one with `edgetide dse run`"
         )
     full = table.entries[-1].vector if plan is None else full_vector(plan)
     seen: dict[DropoutVector, int] = {}

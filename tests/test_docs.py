@@ -7,6 +7,7 @@ fails, it prints the row as it ought to be.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from coordinator.broker_access import READ, WRITE
+from coordinator.broker_access import READ, WRITE, mosquitto_rules
 from coordinator.dashboard import metrics
 from coordinator.strategies.names import STRATEGIES
 from coordinator.twins import scenario
@@ -271,3 +272,56 @@ def test_a_path_that_is_named_exists(document, name):
 @pytest.mark.parametrize("document", TEXTS)
 def test_no_document_names_a_package_host_or_a_path_of_one_machine(document):
     assert not re.search(r"pypi\.org|pythonhosted|download\.pytorch|/root/|/work/|/home/\w", TEXTS[document])
+
+
+# ---------------------------------------------------------------- messages that are quoted
+
+
+def sources():
+    """Every text of the code, its f-strings' values left out, and the scripts."""
+    for package in ("firmware_profiles", "models", "dse", "device_agent", "coordinator"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    yield "…".join(
+                        "".join(part.value for part in group if isinstance(part, ast.Constant))
+                        for group in split_at_values(node.values)
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+    yield (ROOT / "scripts/environment").read_text("utf-8")
+
+
+def split_at_values(parts):
+    group = []
+    for part in parts:
+        if isinstance(part, ast.FormattedValue):
+            yield group
+            group = []
+        else:
+            group.append(part)
+    yield group
+
+
+def quoted_messages():
+    """What stands in quotation marks in headings and in the first cell of a row."""
+    for line in TEXTS["troubleshooting.md"].splitlines():
+        if line.startswith(("### ", "| ")):
+            cell = line.split(" | ")[0]
+            yield from (message for message in re.findall(r'"([^"]+)"', cell) if len(message) > 3)
+
+
+@pytest.fixture(scope="module")
+def all_texts():
+    return "\n".join(sources())
+
+
+@pytest.mark.parametrize("message", list(quoted_messages()))
+def test_a_message_that_is_quoted_is_one_of_ours(message, all_texts):
+    for part in filter(None, (part.strip(" ,;()") for part in message.split("…"))):
+        assert part in all_texts, part
+
+
+def test_the_access_list_of_the_handbook_is_the_one_we_write():
+    for line in mosquitto_rules().splitlines():
+        assert not line or f"    {line}\n" in TEXTS["running.md"]

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 _POLL_S = 1.0  # how often a quiet session looks at its keepalive
 _GOODBYE_S = 1.0  # how long a goodbye may take to leave
+_MANY_BREAKS = 4  # short-lived connections in a row that are worth a hint
 
 
 class MqttConnection:
@@ -151,7 +152,7 @@ class MqttConnection:
     # ------------------------------------------------------------ what follows runs on the thread
 
     def _run(self) -> None:
-        attempt = 0
+        attempt = num_breaks = 0
         while not self._finished():
             started_s = time.monotonic()
             session = self._new_session()
@@ -163,7 +164,15 @@ class MqttConnection:
             finally:
                 session.close()
             self._session_ended(end)
-            attempt = 0 if time.monotonic() - started_s > self._options.stable_s else attempt + 1
+            is_stable = time.monotonic() - started_s > self._options.stable_s
+            attempt = 0 if is_stable else attempt + 1
+            num_breaks = num_breaks + 1 if session.accepted and end.by_broker and not is_stable else 0
+            if num_breaks == _MANY_BREAKS:
+                _log.warning(
+                    "%s: the broker breaks the connection again and again: is another client connected"
+                    " under this id? Every device of a fleet needs an id of its own",
+                    self._client_id,
+                )
             self._wait_to_reconnect(attempt, refused=end.refused)
         self._thread_ended()
 

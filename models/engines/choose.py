@@ -42,6 +42,11 @@ ENGINES: dict[str, Callable[[ModelGraph, str, int], Engine]] = {
 ENGINE_NAMES: tuple[str, ...] = (AUTO, *ENGINES)
 
 
+def resolve_engine(kind: str) -> str:
+    """The engine's own name: what auto stands for here."""
+    return "torch" if kind == AUTO else kind
+
+
 def make_engine(kind: str, graph: ModelGraph, loss: str, num_threads: int) -> Engine:
     """Make the engine of a graph and a loss.
 
@@ -58,4 +63,4 @@ def make_engine(kind: str, graph: ModelGraph, loss: str, num_threads: int) -> En
         raise UserError(f"engine {kind!r} is unknown: choose one of {', '.join(ENGINE_NAMES)}")
     if num_threads < 1:
         raise UserError(f"an engine cannot compute with {num_threads} threads: give 1 or more")
-    return ENGINES["torch" if kind == AUTO else kind](graph, find_loss(loss).name, num_threads)
+    return ENGINES[resolve_engine(kind)](graph, find_loss(loss).name, num_threads)

@@ -17,7 +17,8 @@ from coordinator import database, database_schema
 from coordinator.database import Outcome, Run, UpdateId, Version, move_aside, open_database
 from firmware_profiles.errors import UserError, WorldError
 
-RUN = Run(id="run-1", strategy="distreal", graph_digest="a" * 64, config={"rounds": 8}, seed=7)
+CONFIG = {"learning": {"model": "cnn-28", "data": "mine.npz"}}
+RUN = Run(id="run-1", strategy="distreal", graph_digest="a" * 64, config=CONFIG, seed=7)
 UPDATE = UpdateId("board-1", 3, 14)
 
 
@@ -47,16 +48,17 @@ def reopened(path):
 
 def test_a_first_run_begins(store):
     run, resumed = store.begin_or_resume_run(RUN)
-    assert (run.id, run.config, resumed) == ("run-1", {"rounds": 8}, False)
+    assert (run.id, run.config, resumed) == ("run-1", CONFIG, False)
 
 
 def test_an_unfinished_run_is_resumed_under_its_old_id(running, path):
     running.set_run_state("run-1", "training")
     running.close()
     with reopened(path) as store:
-        again = Run(id="run-2", strategy="distreal", graph_digest="a" * 64, config={"rounds": 9}, seed=7)
+        longer = {**CONFIG, "rounds": 9}
+        again = Run(**{**vars(RUN), "id": "run-2", "config": longer})
         run, resumed = store.begin_or_resume_run(again)
-        assert (run.id, run.state, run.config, resumed) == ("run-1", "training", {"rounds": 9}, True)
+        assert (run.id, run.state, run.config, resumed) == ("run-1", "training", longer, True)
         assert store.latest_version("run-1").digest == "b" * 64
 
 
@@ -67,12 +69,20 @@ def test_after_a_finished_run_the_next_one_begins(running):
     assert running.latest_version("run-2") is None
 
 
+def test_fresh_begins_a_new_run_beside_an_unfinished_one_of_something_else(running):
+    other = Run(**{**vars(RUN), "id": "run-2", "strategy": "full"})
+    run, resumed = running.begin_or_resume_run(other, fresh=True)
+    assert (run.id, resumed) == ("run-2", False)
+    assert running.begin_or_resume_run(other)[0].id == "run-2"
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [
         ({"strategy": "full"}, "strategy 'distreal'"),
         ({"seed": 8}, "seed 7"),
-        ({"graph_digest": "c" * 64}, "model"),
+        ({"graph_digest": "c" * 64}, "model 'cnn-28 aaaaaaaaaaaa'"),
+        ({"config": {"learning": {"model": "cnn-28", "data": "other.npz"}}}, "data 'mine.npz'"),
     ],
 )
 def test_an_unfinished_run_of_something_else_is_not_resumed_silently(running, other, named):

@@ -249,6 +249,13 @@ def test_an_unknown_devices_update_is_ignored_and_the_round_finishes(make_world)
     assert world.state.events["update of an unknown device ignored until it says hello"] == 1
 
 
+def test_a_device_whose_data_do_not_fit_is_not_remembered(make_world):
+    world = make_world(rounds=1)
+    hello = encode_public(tiny.make_hello(device="stranger", input_shape=(7,)))
+    world.node.received(device_topic(FLEET, "stranger", "hello"), hello)
+    assert "stranger" not in world.state.devices
+
+
 def test_nan_in_an_update_is_refused_and_the_round_finishes(make_world):
     world = make_world(rounds=1)
     world.clock.advance(0.5)

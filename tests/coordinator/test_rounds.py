@@ -361,6 +361,12 @@ def test_the_run_is_finished_once_when_its_last_version_is_measured():
     assert tiny.of_kind(fleet.core.on_evaluated(2, 0.8), Finished) == []
 
 
+def test_the_report_is_asked_for_before_the_run_is_called_finished():
+    """A coordinator killed between the two finishes the run again; the other way round it began a new one."""
+    kinds = [type(effect) for effect in finished_fleet().core.on_evaluated(2, 0.8)]
+    assert kinds.index(Finished) < kinds.index(Announce)
+
+
 def test_a_finished_run_says_so_with_its_accuracy():
     fleet = finished_fleet()
     (announce,) = tiny.of_kind(fleet.core.on_evaluated(2, 0.8), Announce)

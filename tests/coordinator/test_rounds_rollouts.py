@@ -63,6 +63,14 @@ def test_a_policy_reaches_a_late_joiner_once_per_life():
     assert len(rollouts(fleet.effects, "late")) == 2
 
 
+def test_a_policy_lost_on_a_dying_link_is_sent_again_when_the_device_is_back():
+    fleet = Fleet(devices=1).join("a")
+    fleet.do(fleet.core.on_policy_rollout(POLICY))  # into the void: nobody knows yet that "a" is gone
+    fleet.leave("a")
+    fleet.join("a")
+    assert len(rollouts(fleet.effects, "a")) == 2
+
+
 def test_a_device_that_has_the_policy_already_does_not_get_it_again():
     fleet = Fleet(devices=1).join("a")
     fleet.do(fleet.core.on_policy_rollout(POLICY))

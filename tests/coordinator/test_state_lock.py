@@ -25,7 +25,7 @@ def test_a_folder_that_another_process_holds_is_refused_until_that_is_killed(tmp
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with (
-            pytest.raises(UserError, match="another `edgetide up` runs on .*--state"),
+            pytest.raises(UserError, match=r"another `edgetide up` runs on .*--state"),
             locked(tmp_path, "edgetide up"),
         ):
             pass

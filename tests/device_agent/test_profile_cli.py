@@ -104,3 +104,9 @@ def test_a_corrupt_policy_is_the_users_error(run, tmp_path):
 def test_a_root_that_is_no_folder_is_the_users_error(run, tmp_path):
     result = run("--json", "--root", str(tmp_path / "none"))
     assert isinstance(result.exception, UserError)
+
+
+def test_in_a_pipe_it_looks_once_instead_of_showing_nothing(run):
+    result = run("--root", str(BOARDS / sorted(path.name for path in BOARDS.iterdir() if path.is_dir())[0]))
+    assert result.exit_code == 0
+    assert "training" in result.output

@@ -101,7 +101,7 @@ def test_a_damaged_outbox_is_moved_aside_and_the_agent_goes_on(
     state = tmp_path / "state"
     state.mkdir()
     (state / "outbox.sqlite").write_bytes(b"\xff" * 9000)
-    process, log = start_agent(*AGENT, "--data", data_file, "--state", state)
+    process, log = start_agent(*AGENT[2:], "--data", data_file, "--state", state)
     wait_until("its start", lambda: "agent device-1 starts" in log.read_text(), explain=log.read_text)
     assert "outbox" in log.read_text().partition("agent device-1 starts")[0]
     with contextlib.closing(sqlite3.connect(f"file:{state / 'outbox.sqlite'}?mode=ro", uri=True)) as outbox:

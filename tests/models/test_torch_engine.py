@@ -370,6 +370,6 @@ def test_a_missing_torch_says_what_to_install(monkeypatch):
 
 
 def test_choosing_an_engine_imports_torch_only_when_it_is_made():
-    code = "import sys, models.engines.choose, models.step, models.bundle, models.calibrate\n"
-        "sys.exit('torch' in sys.modules)"
+    modules = ("models.engines.choose", "models.step", "models.bundle", "models.calibrate")
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from coordinator.database import Version
+from coordinator.runtime import _last_replacement, _on_loop
+from device_agent.loop import Loop
+from firmware_profiles.errors import UserError
+
+
+def curve(*rounds):
+    return [
+        Version(version=index, digest="d", round=round_number) for index, round_number in enumerate(rounds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "version"),
+    [((), 0), ((0,), 0), ((0, 1, 2), 0), ((0, 0), 1), ((0, 1, 1, 2), 2), ((0, 1, 1, 2, 2, 3), 4)],
+)
+def test_a_model_that_was_rolled_out_is_known_again_after_a_restart(rounds, version):
+    assert _last_replacement(curve(*rounds)) == version
+
+
+@pytest.fixture
+def loop():
+    loop = Loop()
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    yield loop
+    loop.stop()
+    thread.join()
+
+
+def test_what_another_thread_asks_for_is_done_on_the_loops_thread_and_returned(loop):
+    name = _on_loop(loop, lambda: threading.current_thread().ident)
+    assert name != threading.get_ident()
+
+
+def test_what_it_raises_is_raised_where_it_was_asked_for_and_the_loop_goes_on(loop):
+    def refuse():
+        raise UserError("policy:1: unknown key")
+
+    with pytest.raises(UserError, match="unknown key"):
+        _on_loop(loop, refuse)
+    assert _on_loop(loop, lambda: 7) == 7
