@@ -74,7 +74,7 @@ class Hellos:
         self._heard: dict[str, threading.Event] = {}
         self._subscribed = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="bench-listener")
-        self._client.on_connect = lambda client, *_: client.subscribe(device_topic(FLEET, "+", "hello"), 1)
+        self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._on_message
         self._client.connect(host, port)
@@ -90,6 +90,9 @@ class Hellos:
         """Disconnect."""
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _on_connect(self, client: paho.Client, *_arguments: object) -> None:
+        client.subscribe(device_topic(FLEET, "+", "hello"), 1)
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         heard = self._heard.get(message.topic)
@@ -135,21 +138,23 @@ def watch_idle(hellos: Hellos, device: str, argv: list[str], idle_s: float) -> I
 def measure_idle(report: Report, num_repeats: int, idle_s: float) -> None:
     """Agents and bare clients in turn."""
     measured: dict[str, list[Idle]] = {"agent": [], "bare paho-mqtt client": []}
-    with tempfile.TemporaryDirectory(prefix="edgetide-bench-") as folder:
-        with start_broker("auto", Path(folder, "broker")) as broker:
-            endpoint = parse_url(broker.url)
-            hellos = Hellos(endpoint.host, endpoint.port)
-            for index in range(num_repeats):
-                agent, bare = f"agent-{index}", f"bare-{index}"
-                agent_argv = [sys.executable, "-m", "coordinator.cli", "agent", "run"]
-                agent_argv += ["--broker", broker.url, "--fleet", FLEET, "--id", agent]
-                agent_argv += ["--state", f"{folder}/{agent}"]
-                bare_argv = [sys.executable, "-c", PEER, endpoint.host, str(endpoint.port)]
-                bare_argv += [device_topic(FLEET, bare, "hello"), bare]
-                measured["agent"].append(watch_idle(hellos, agent, agent_argv, idle_s))
-                measured["bare paho-mqtt client"].append(watch_idle(hellos, bare, bare_argv, idle_s))
-            hellos.close()
-            kind = broker.kind
+    with (
+        tempfile.TemporaryDirectory(prefix="edgetide-bench-") as folder,
+        start_broker("auto", Path(folder, "broker")) as broker,
+    ):
+        endpoint = parse_url(broker.url)
+        hellos = Hellos(endpoint.host, endpoint.port)
+        for index in range(num_repeats):
+            agent, bare = f"agent-{index}", f"bare-{index}"
+            agent_argv = [sys.executable, "-m", "coordinator.cli", "agent", "run"]
+            agent_argv += ["--broker", broker.url, "--fleet", FLEET, "--id", agent]
+            agent_argv += ["--state", f"{folder}/{agent}"]
+            bare_argv = [sys.executable, "-c", PEER, endpoint.host, str(endpoint.port)]
+            bare_argv += [device_topic(FLEET, bare, "hello"), bare]
+            measured["agent"].append(watch_idle(hellos, agent, agent_argv, idle_s))
+            measured["bare paho-mqtt client"].append(watch_idle(hellos, bare, bare_argv, idle_s))
+        hellos.close()
+        kind = broker.kind
     for name, repeats in measured.items():
         report.rows.append(
             {

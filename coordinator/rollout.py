@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import safetensors.numpy
@@ -9,13 +10,15 @@ import safetensors.numpy
 from coordinator.control import Request
 from coordinator.node import CoordinatorNode
 from coordinator.settings import Learning
-from firmware_profiles.errors import UserError
+from firmware_profiles.errors import EdgetideError, UserError
 from firmware_profiles.policy import parse_policy
 from models.bundle import Bundle
 from models.bundle import encode as encode_bundle
 from models.graph import digest as graph_digest
 from models.table import parse_table
 from models.weights import check_against, check_finite
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 512 * 2**20
 
@@ -72,3 +75,32 @@ def roll_out(node: CoordinatorNode, learning: Learning, request: Request) -> str
         node.perform(core.on_model_rollout(weights))
         return f"model put in force as version {core.version}; {online} devices begin the round anew with it"
     raise UserError(f"{request.kind!r} cannot be rolled out: policy, table and model can")
+
+
+def keep(state: Path, run: str, request: Request) -> None:
+    """Remember a policy or table that is in force; a model is a version, which the database remembers."""
+    if request.kind in ("policy", "table"):
+        path = _kept_path(state, run, request.kind)
+        unfinished = path.with_suffix(".unfinished")
+        try:
+            unfinished.write_bytes(request.content)
+            unfinished.replace(path)
+        except OSError as error:
+            log.warning(
+                "%s in force but lost at a restart: %s cannot be written: %s", request.kind, path, error
+            )
+
+
+def restore(state: Path, run: str, node: CoordinatorNode, learning: Learning) -> None:
+    """Put what was rolled out in this run before a restart in force again."""
+    for kind in ("table", "policy"):
+        path = _kept_path(state, run, kind)
+        try:
+            if path.exists():
+                roll_out(node, learning, Request(kind, path.read_bytes()))
+        except (OSError, EdgetideError) as error:
+            log.warning("%s rolled out before is left out: %s", path, error)
+
+
+def _kept_path(state: Path, run: str, kind: str) -> Path:
+    return state / f"{run}-{kind}.yaml"

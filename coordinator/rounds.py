@@ -38,6 +38,7 @@ from device_agent.wire.messages import (
 )
 from firmware_profiles.errors import EdgetideError, PeerError, WorldError
 from models.bundle import Bundle
+from models.data.dataset import without_ones
 from models.subnet import Array, check_vector
 from models.weights import unpack
 
@@ -180,7 +181,7 @@ class RoundsCore:
         if hello.device != device_id:
             return [Note("hello under another's topic dropped", device_id)]
         if (
-            hello.input_shape != self.bundle.graph.input_shape
+            without_ones(hello.input_shape) != without_ones(self.bundle.graph.input_shape)
             or hello.num_classes > self.bundle.graph.num_classes
         ):
             details = {"shape": list(hello.input_shape), "classes": hello.num_classes}

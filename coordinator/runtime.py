@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.blobs import Blobs
-from coordinator.control import ControlServer
+from coordinator.control import ControlServer, Request
 from coordinator.dashboard.app import create_app
 from coordinator.dashboard.server import serve
 from coordinator.database import Database, Run, Version, move_aside, open_database
@@ -24,7 +24,7 @@ from coordinator.evaluator import Evaluator
 from coordinator.fleet import Fleet, to_json
 from coordinator.model_store import ModelStore
 from coordinator.node import CoordinatorNode
-from coordinator.rollout import roll_out
+from coordinator.rollout import keep, restore, roll_out
 from coordinator.rounds import RoundsCore, RunConfig
 from coordinator.run_state import DurableRun, make_report
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
@@ -178,12 +178,17 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
     )
     server = serve(app, config.host, config.port)
     log.info("web page at %s", server.url)
-    control = ControlServer(
-        config.state, lambda request: _on_loop(loop, lambda: roll_out(node, learning, request))
-    )
+
+    def take(request: Request) -> str:
+        told = roll_out(node, learning, request)
+        keep(config.state, run.id, request)
+        return told
+
+    control = ControlServer(config.state, lambda request: _on_loop(loop, lambda: take(request)))
     node.subscribe(lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
+    restore(config.state, run.id, node, learning)
     node.start()
     bus.start()
     try:

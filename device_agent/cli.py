@@ -11,17 +11,39 @@ import typer
 
 from device_agent.logs import set_up_logs
 from device_agent.profile_cli import profile
+from device_agent.wire.mqtt_options import TlsFiles
 from firmware_profiles.state import default_state
+
+DEFAULT_BROKER = "mqtt://127.0.0.1:1883"
+Broker = Annotated[
+    str,
+    typer.Option(
+        envvar="EDGETIDE_BROKER",
+        help="mqtt[s]://[user:password@]host[:port]; a password is safer in the environment than here.",
+    ),
+]
+CaFile = Annotated[Path | None, typer.Option("--ca", help="mqtts: PEM file of the authorities to trust.")]
+CertFile = Annotated[Path | None, typer.Option("--cert", help="mqtts: PEM file of our certificate.")]
+KeyFile = Annotated[Path | None, typer.Option("--key", help="mqtts: PEM file of its key.")]
 
 app = typer.Typer(no_args_is_help=True, help="The agent on a device: senses, chooses, trains, reports.")
 app.command("profile")(profile)
 
 
+def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:
+    """What --ca, --cert and --key name; None if none of them was given."""
+    if ca is None and cert is None and key is None:
+        return None
+    names = (None if path is None else str(path) for path in (ca, cert, key))
+    return TlsFiles(**dict(zip(("ca_file", "cert_file", "key_file"), names, strict=True)))
+
+
 @app.command()
 def run(
-    broker: Annotated[
-        str, typer.Option(help="mqtt[s]://[user:password@]host[:port]")
-    ] = "mqtt://127.0.0.1:1883",
+    broker: Broker = DEFAULT_BROKER,
+    ca: CaFile = None,
+    cert: CertFile = None,
+    key: KeyFile = None,
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "edgetide",
     device: Annotated[
         str | None, typer.Option("--id", help="Id of this device; its host name by default.")
@@ -55,6 +77,7 @@ def run(
     run_agent(
         AgentConfig(
             broker=broker,
+            tls=tls_files(ca, cert, key),
             fleet=check_id(fleet, "fleet"),
             device=device_id,
             data=DataConfig(

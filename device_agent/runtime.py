@@ -18,15 +18,16 @@ from device_agent.loop import Loop
 from device_agent.node import AgentNode
 from device_agent.outbox import Outbox
 from device_agent.sensors import Sensors
+from device_agent.stored_policy import StoredPolicy
 from device_agent.throttle import be_nice
 from device_agent.wire.chunks import Downloads
-from device_agent.wire.codec import digest_of, encode_public
+from device_agent.wire.codec import encode_public
 from device_agent.wire.messages import Hello, Status
 from device_agent.wire.mqtt import MqttBus
+from device_agent.wire.mqtt_options import TlsFiles
 from device_agent.wire.partial import PartialFolder
 from device_agent.wire.topics import device_topic, down_topic, fleet_topic
 from firmware_profiles.errors import UserError
-from firmware_profiles.policy import Policy, load_policy, parse_policy, policy_digest
 from firmware_profiles.profile import FirmwareProfile
 from models.engines.choose import ENGINE_NAMES, resolve_engine
 
@@ -41,7 +42,7 @@ class AgentConfig:
     """What `edgetide agent run` was told.
 
     Attributes:
-        broker: mqtt[s]:// address. fleet, device: ids.
+        broker: mqtt[s]:// address. tls: certificate files for mqtts. fleet, device: ids.
         data: which samples are this device's.
         profile: what the board is. policy: file with what training may take, or None for the default.
         state: folder that is this agent's alone.
@@ -50,6 +51,7 @@ class AgentConfig:
     """
 
     broker: str
+    tls: TlsFiles | None
     fleet: str
     device: str
     data: DataConfig
@@ -71,8 +73,8 @@ def run_agent(config: AgentConfig) -> None:
         raise UserError(f"engine {config.engine!r} is unknown: choose one of {', '.join(ENGINE_NAMES)}")
     be_nice()
     data = LocalData(config.data)
-    stored_policy = config.state / "policy.yaml"
-    policy, digest = _policy_in_force(config.policy, stored_policy)
+    stored_policy = StoredPolicy(config.state / "policy.yaml", config.policy)
+    policy, digest = stored_policy.in_force()
     try:
         config.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,12 +113,13 @@ def run_agent(config: AgentConfig) -> None:
         num_threads=config.num_threads,
         listener=listener,
         post=loop.post,
-        store_policy=lambda content: _store(stored_policy, content),
+        store_policy=stored_policy.keep,
     )
     will = Status(online=False, boot_epoch=outbox.boot_epoch, reason="lost")
     bus = MqttBus(
         config.broker,
         client_id=f"{config.fleet}-{config.device}",
+        tls=config.tls,
         will=(device_topic(config.fleet, config.device, "status"), encode_public(will)),
         on_connect=lambda: loop.post(node.connected),
         on_disconnect=lambda _reason: loop.post(node.disconnected),
@@ -159,26 +162,3 @@ def run_agent(config: AgentConfig) -> None:
         node.leave("stopped")
         bus.close()
         outbox.close()
-
-
-def _policy_in_force(given: Path | None, stored: Path) -> tuple[Policy, str]:
-    """A policy that was rolled out outlives a restart; it yields to a newer file of the owner's."""
-    policy = Policy() if given is None else load_policy(given)
-    try:
-        if given is None or given.stat().st_mtime <= stored.stat().st_mtime:
-            content = stored.read_bytes()
-            return parse_policy(content.decode("utf-8"), str(stored)), digest_of(content)
-    except FileNotFoundError:
-        pass  # none was rolled out
-    except (OSError, UserError, UnicodeDecodeError) as error:
-        log.warning("stored policy ignored: %s", error)
-    return policy, policy_digest(policy)
-
-
-def _store(path: Path, content: bytes) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
-        log.warning("policy in force but lost at a restart: %s cannot be written: %s", path, error)

@@ -22,7 +22,7 @@ from firmware_profiles.profile import FirmwareProfile
 from firmware_profiles.resources import Budget, Pause, Snapshot, Task
 from models.bundle import Bundle
 from models.bundle import decode as decode_bundle
-from models.data.dataset import Dataset
+from models.data.dataset import Dataset, without_ones
 from models.engines.engine import Engine
 from models.graph import digest as graph_digest
 from models.step_times import StepTimes
@@ -111,10 +111,11 @@ class Workbench:
         prepared = self._prepare(order.bundle.digest, request.bundle)
         bundle = prepared.bundle
         data = self._data()
-        if data.shape != bundle.graph.input_shape:
+        if without_ones(data.shape) != without_ones(bundle.graph.input_shape):
             raise UserError(
                 f"local samples have shape {data.shape}, the model takes {bundle.graph.input_shape}"
             )
+        data = replace(data, samples=data.samples.reshape(len(data), *bundle.graph.input_shape))
         if data.num_classes > bundle.graph.num_classes:
             raise UserError(
                 f"local samples have {data.num_classes} classes, the model has {bundle.graph.num_classes}"

@@ -80,9 +80,15 @@ def number(value):
 
 
 def limits(kind):
-    low = number(kind.ge) if kind.ge is not None else f"above {number(kind.gt)}" if kind.gt is not None else ""
+    low = (
+        number(kind.ge) if kind.ge is not None else f"above {number(kind.gt)}" if kind.gt is not None else ""
+    )
     high = (
-        f" to {number(kind.le)}" if kind.le is not None else f" to below {number(kind.lt)}" if kind.lt is not None else ""
+        f" to {number(kind.le)}"
+        if kind.le is not None
+        else f" to below {number(kind.lt)}"
+        if kind.lt is not None
+        else ""
     )
     return f" {low}{high}" if low or high else ""
 
@@ -93,34 +99,35 @@ def length(kind):
     return f" of {kind.min_length or 0} to {number(kind.max_length)}"
 
 
+def text_of(kind):
+    return KNOWN_PATTERNS.get(kind.pattern or "") or f"text{length(kind)}"
+
+
+def any_of(kind):
+    parts = [describe(part) for part in kind.types]
+    return "trace" if set(parts) >= TRACES else " or ".join(sorted(parts, key=lambda part: part == "null"))
+
+
+DESCRIBE = {
+    inspect.Metadata: lambda kind: (kind.extra_json_schema or {}).get("description") or describe(kind.type),
+    inspect.UnionType: any_of,
+    inspect.IntType: lambda kind: f"integer{limits(kind)}",
+    inspect.FloatType: lambda kind: f"number{limits(kind)}",
+    inspect.StrType: text_of,
+    inspect.BytesType: lambda _kind: "bytes",
+    inspect.BoolType: lambda _kind: "true or false",
+    inspect.NoneType: lambda _kind: "null",
+    inspect.LiteralType: lambda kind: ", ".join(map(str, kind.values)),
+    inspect.VarTupleType: lambda kind: f"list{length(kind)}: {describe(kind.item_type)}",
+    inspect.TupleType: lambda kind: f"[{', '.join(describe(item) for item in kind.item_types)}]",
+    inspect.DictType: lambda kind: f"map from {describe(kind.key_type)} to {describe(kind.value_type)}",
+    inspect.StructType: lambda kind: kind.cls.__name__,
+}
+
+
 def describe(kind):
     """A type in words."""
-    if isinstance(kind, inspect.Metadata):
-        described = (kind.extra_json_schema or {}).get("description")
-        return described or describe(kind.type)
-    if isinstance(kind, inspect.UnionType):
-        parts = [describe(part) for part in kind.types]
-        if set(parts) >= TRACES:
-            return "trace"
-        return " or ".join(sorted(parts, key=lambda part: part == "null"))
-    if isinstance(kind, inspect.IntType):
-        return f"integer{limits(kind)}"
-    if isinstance(kind, inspect.FloatType):
-        return f"number{limits(kind)}"
-    if isinstance(kind, inspect.StrType):
-        return KNOWN_PATTERNS.get(kind.pattern or "") or f"text{length(kind)}"
-    if isinstance(kind, inspect.LiteralType):
-        return ", ".join(map(str, kind.values))
-    if isinstance(kind, inspect.VarTupleType):
-        return f"list{length(kind)}: {describe(kind.item_type)}"
-    if isinstance(kind, inspect.TupleType):
-        return f"[{', '.join(describe(item) for item in kind.item_types)}]"
-    if isinstance(kind, inspect.DictType):
-        return f"map from {describe(kind.key_type)} to {describe(kind.value_type)}"
-    if isinstance(kind, inspect.StructType):
-        return kind.cls.__name__
-    names = {inspect.BoolType: "true or false", inspect.NoneType: "null", inspect.BytesType: "bytes"}
-    return names[type(kind)]
+    return DESCRIBE[type(kind)](kind)
 
 
 def default_of(field):
@@ -171,7 +178,9 @@ def test_every_message_and_every_key_of_a_file_is_documented():
 
 
 @pytest.mark.parametrize(
-    ("document", "name", "cells"), CONSTANT_TABLES, ids=[f"{table[0]}:{table[1]}" for table in CONSTANT_TABLES]
+    ("document", "name", "cells"),
+    CONSTANT_TABLES,
+    ids=[f"{table[0]}:{table[1]}" for table in CONSTANT_TABLES],
 )
 def test_a_table_of_limits_has_the_values_of_the_code(document, name, cells):
     module = importlib.import_module(name)

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _POLL_S = 1.0  # how often a quiet session looks at its keepalive
 _GOODBYE_S = 1.0  # how long a goodbye may take to leave
-_MANY_BREAKS = 4  # short-lived connections in a row that are worth a hint
+_MANY_BREAKS = 3  # short-lived connections in a row that are worth a hint
 
 
 class MqttConnection:

@@ -160,7 +160,7 @@ def match(data: DataSplit, input_shape: tuple[int, ...], num_classes: int) -> Da
     Raises:
         UserError: the model cannot learn this data.
     """
-    if _without_ones(data.train.shape) != _without_ones(input_shape):
+    if without_ones(data.train.shape) != without_ones(input_shape):
         raise UserError(
             f"{data.name}: samples have shape {list(data.train.shape)}, the model takes {list(input_shape)}. "
             "Choose another model or bring the data to this shape."
@@ -322,5 +322,6 @@ def _labels(part: RawPart) -> NDArray[np.int64]:
     return part.labels.astype(np.int64)
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What two shapes have in common that differ in axes of length 1 only."""
     return tuple(length for length in shape if length != 1)

@@ -108,6 +108,9 @@ class Peer:
     def leave(self):
         self.client.disconnect()
         self.client.loop_stop()
+        # paho closes its inner sockets when it is deleted, which a cycle through callbacks would put off.
+        for event in ("connect", "disconnect", "message", "subscribe", "publish"):
+            setattr(self.client, f"on_{event}", None)
 
 
 @pytest.fixture(scope="module")

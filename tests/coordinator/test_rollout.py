@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from coordinator.control import Request
-from coordinator.rollout import MAX_BYTES, read_rollout, roll_out
+from coordinator.rollout import MAX_BYTES, keep, read_rollout, restore, roll_out
 from coordinator.settings import Learning, LearningConfig
 from firmware_profiles.errors import EdgetideError, UserError, WorldError
 from models.data.dataset import DataSplit
@@ -27,10 +27,13 @@ def world(tmp_path):
     world.close()
 
 
-def rolled_out(world, kind, content):
+def learning_of(world):
     data = DataSplit(train=tiny.make_data(), test=tiny.make_data(), name="tiny")
-    learning = Learning(LearningConfig(model="tiny", data="tiny"), world.bundle, world.weights, data)
-    return roll_out(world.node, learning, Request(kind, content))
+    return Learning(LearningConfig(model="tiny", data="tiny"), world.bundle, world.weights, data)
+
+
+def rolled_out(world, kind, content):
+    return roll_out(world.node, learning_of(world), Request(kind, content))
 
 
 def model_file(weights):
@@ -186,3 +189,33 @@ def test_a_model_after_the_run_is_refused_with_the_state(world):
     assert world.finished == 1
     with pytest.raises(WorldError, match="the run is finished"):
         rolled_out(world, "model", model_file(world.weights))
+
+
+# ---------------------------------------------------------------- after a restart
+
+
+def test_policy_and_table_are_in_force_again_after_a_restart_of_the_same_run(world, tmp_path):
+    table = world.bundle.table
+    shorter = type(table)(**{**vars_of(table), "entries": table.entries[-1:]})
+    keep(tmp_path, "run-a", Request("table", dump_table(shorter).encode()))
+    keep(tmp_path, "run-a", Request("policy", b"max_cpu_share_fraction: 0.5\n"))
+    restore(tmp_path, "run-a", world.node, learning_of(world))
+    assert len(world.node.core.bundle.table.entries) == 1
+    assert world.node.core.policy_ref is not None
+
+
+def test_what_another_run_was_given_is_not_put_in_force(world, tmp_path):
+    keep(tmp_path, "run-b", Request("policy", b"max_cpu_share_fraction: 0.5\n"))
+    restore(tmp_path, "run-a", world.node, learning_of(world))
+    assert world.node.core.policy_ref is None
+
+
+def test_a_damaged_kept_policy_is_left_out_with_a_warning(world, tmp_path, caplog):
+    keep(tmp_path, "run-a", Request("policy", b"nonsense: ["))
+    restore(tmp_path, "run-a", world.node, learning_of(world))
+    assert world.node.core.policy_ref is None
+    assert "left out" in caplog.text
+
+
+def vars_of(struct):
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}

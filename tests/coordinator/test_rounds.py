@@ -102,6 +102,11 @@ def test_a_device_whose_data_do_not_fit_is_left_out_with_a_note(changes):
     assert "device with unfit data left out" in tiny.events(fleet.effects)
 
 
+def test_a_device_whose_samples_lack_an_axis_of_length_1_takes_part():
+    fleet = Fleet(devices=1).join("a", input_shape=(1, *rounds.BUNDLE.graph.input_shape))
+    assert len(fleet.orders("a")) == 1
+
+
 def test_a_hello_under_anothers_topic_is_dropped():
     fleet = Fleet(devices=1)
     effects = fleet.core.on_hello(0.0, "a", tiny.make_hello(device="b"))

@@ -271,6 +271,13 @@ def test_local_data_that_does_not_fit_the_model_is_told_with_both_shapes(device)
     assert "(7,)" in device.until("failed")
 
 
+def test_local_data_that_lacks_an_axis_of_length_1_is_trained_all_the_same(device):
+    data = tiny.make_data()
+    device.data = tiny.Dataset(data.samples.reshape(-1, 1, 3), data.labels, 2)
+    device.jobs.start(request())
+    assert len(device.until("done").step_vectors) == 3
+
+
 def test_local_data_of_more_classes_than_the_model_has_is_told(device):
     device.data = tiny.Dataset(tiny.np.zeros((4, 3), "float32"), tiny.np.arange(4), 4)
     device.jobs.start(request())

@@ -13,7 +13,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -248,9 +247,7 @@ def data_file(tmp_path_factory):
     labels = rng.integers(0, 10, 700)
     patterns = rng.integers(0, 256, (10, 28, 28))
     images = np.clip(0.7 * patterns[labels] + rng.normal(0, 30, (700, 28, 28)), 0, 255).astype(np.uint8)
-    np.savez(
-        path, x_train=images[:600], y_train=labels[:600], x_test=images[600:], y_test=labels[600:]
-    )
+    np.savez(path, x_train=images[:600], y_train=labels[:600], x_test=images[600:], y_test=labels[600:])
     return path
 
 
@@ -271,7 +268,7 @@ def make_fleet(tmp_path_factory, data_file):
             "--rounds": rounds,
             "--passes": 400,
             "--round-seconds": 2,
-            "--learning-rate": 0.01,
+            "--learning-rate": 0.03,
         }
         state = state or tmp_path_factory.mktemp("fleet") / "state"
         fleet = Fleet(state, [part for pair in fixed.items() for part in pair] + ["--json", *options])
@@ -294,7 +291,9 @@ class Observer:
     def __init__(self, url):
         host, _, port = url.removeprefix("mqtt://").rpartition(":")
         self.heard = []
-        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"observer-{secrets.token_hex(4)}")
+        self.client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, client_id=f"observer-{secrets.token_hex(4)}"
+        )
         self.client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
         self.client.on_message = lambda _client, _data, message: self.heard.append(
             (message.topic, message.payload)

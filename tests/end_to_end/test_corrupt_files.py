@@ -74,7 +74,9 @@ def test_damaged_weights_cannot_be_exported(edgetide, damaged, tmp_path):
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_up_with_a_damaged_database_says_so_at_once_and_leaves_it_alone(edgetide, damaged, data_file, tmp_path):
+def test_up_with_a_damaged_database_says_so_at_once_and_leaves_it_alone(
+    edgetide, damaged, data_file, tmp_path
+):
     path = damaged("coordinator.sqlite", tmp_path / "coordinator")
     before = path.read_bytes()
     ended = edgetide(
@@ -95,9 +97,7 @@ def test_up_with_damaged_data_says_so_at_once(edgetide, damaged, tmp_path):
     assert "started again" not in ended.stderr
 
 
-def test_a_damaged_outbox_is_moved_aside_and_the_agent_goes_on(
-    start_agent, wait_until, data_file, tmp_path
-):
+def test_a_damaged_outbox_is_moved_aside_and_the_agent_goes_on(start_agent, wait_until, data_file, tmp_path):
     state = tmp_path / "state"
     state.mkdir()
     (state / "outbox.sqlite").write_bytes(b"\xff" * 9000)

@@ -15,7 +15,7 @@ ROUNDS = 3
 @pytest.fixture(scope="module")
 def fleet(make_fleet):
     """The tests below run in order: each finds what the one before it left."""
-    return make_fleet("--exit", rounds=ROUNDS)
+    return make_fleet(rounds=ROUNDS)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def interrupted(fleet):
 
 @pytest.fixture(scope="module")
 def resumed(interrupted):
-    interrupted.start()
+    interrupted.start("--exit")
     interrupted.wait()
     return interrupted
 
@@ -79,11 +79,32 @@ def test_the_same_command_resumes_and_does_the_rounds_that_are_left(resumed):
     assert resumed.database("SELECT count(*) FROM versions")[0][0] == ROUNDS + 1
 
 
-def test_fresh_begins_a_new_run_and_keeps_the_old_one_aside(resumed):
-    old = resumed.report["run"]
+@pytest.fixture(scope="module")
+def fresh(resumed):
+    """A new run in the old folder, finished, with the page still there."""
+    resumed.last_run = resumed.report["run"]
     resumed.start("--fresh", "--rounds", "1")
-    assert resumed.wait() == 0, resumed.explain()
-    assert re.search(r"^begins run-", resumed.said, re.MULTILINE)
-    assert resumed.report["run"] != old
-    assert resumed.report["rounds"] == 1
-    assert len(list((resumed.state / "coordinator").glob("coordinator.sqlite.*.aside"))) == 1
+    resumed.wait_for("the end of the run", lambda: "The page stays" in resumed.said)
+    return resumed
+
+
+def test_fresh_begins_a_new_run_and_keeps_the_old_one_aside(fresh):
+    assert re.search(r"^begins run-", fresh.said, re.MULTILINE)
+    assert fresh.get("fleet")["run"]["run"] != fresh.last_run
+    assert fresh.database("SELECT max(version) FROM versions") == [(1,)]
+    assert len(list((fresh.state / "coordinator").glob("coordinator.sqlite.*.aside"))) == 1
+
+
+def test_a_coordinator_killed_after_the_end_shows_the_finished_run_again(fresh):
+    run = fresh.get("fleet")["run"]["run"]
+    fresh.kill("coordinator")
+    shown = fresh.wait_for("the page", lambda: (fresh.get("fleet") or {}).get("run"))
+    assert shown["run"] == run
+    fresh.wait_for("the end", lambda: fresh.get("fleet")["run"]["state"] == "finished")
+    assert fresh.database("SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_ctrl_c_after_the_end_is_a_success_with_the_report_as_the_last_line(fresh):
+    fresh.interrupt()
+    assert fresh.wait() == 0, fresh.explain()
+    assert fresh.report["rounds"] == 1

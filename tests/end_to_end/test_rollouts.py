@@ -102,7 +102,7 @@ def test_a_corrupt_table_is_refused_and_training_goes_on(fleet, roll_out):
     whole = table_of((17, 33, 33), (32, 64, 64))
     cut_off = whole[: whole.rindex("macs:")]
     assert_refused(fleet, roll_out("cut.yaml", cut_off), "cut.yaml", "macs")
-    another = re.sub(r"graph_digest: .*", f"graph_digest: \"{'0' * 64}\"", whole)
+    another = re.sub(r"graph_digest: .*", f'graph_digest: "{"0" * 64}"', whole)
     assert_refused(fleet, roll_out("other.yaml", another), "other.yaml", "another network")
 
 
@@ -139,7 +139,9 @@ def test_a_file_of_no_known_kind_is_refused(fleet, roll_out):
 def test_an_agent_notices_new_files_in_its_folder(fleet, start_agent, tmp_path):
     folder = tmp_path / "images"
     write_images(folder, range(10))
-    start_agent("--broker", fleet.broker_url, "--id", "field-1", "--data", folder, "--state", tmp_path / "state")
+    start_agent(
+        "--broker", fleet.broker_url, "--id", "field-1", "--data", folder, "--state", tmp_path / "state"
+    )
 
     def num_samples():
         return (fleet.device("field-1").get("hello") or {}).get("num_samples", 0)

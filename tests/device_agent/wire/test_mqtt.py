@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import random
 import shutil
@@ -139,6 +140,20 @@ def test_the_will_is_published_when_the_link_breaks(mosquitto_broker, make_bus, 
     with socket.create_connection(("127.0.0.1", mosquitto_broker.port)) as thief:
         thief.sendall(b"\x10\x12\x00\x04MQTT\x04\x02\x00\x3c\x00\x06device")
         assert inbox.get() == ("status", b"lost")
+
+
+def test_two_clients_of_one_id_are_told_why_they_lose_the_connection(mosquitto_broker, make_bus):
+    hinted = threading.Event()
+    listener = logging.Handler()
+    listener.emit = lambda record: hinted.set() if "needs an id of its own" in record.getMessage() else None
+    logger = logging.getLogger("device_agent.wire.mqtt_connection")
+    logger.addHandler(listener)
+    try:
+        for _ in range(2):
+            make_bus(mosquitto_broker.url, "raspberrypi").start()
+        assert hinted.wait(WAIT_S)
+    finally:
+        logger.removeHandler(listener)
 
 
 def test_a_clean_close_keeps_the_will_back(mosquitto_broker, make_bus, listen):
