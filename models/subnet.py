@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ def cut(plan: WidthPlan, weights: Mapping[str, Array], subnet: Subnet) -> dict[s
         if rows is None:
             made[name] = full.copy()
         else:
-            made[name] = _rows_of(np.ascontiguousarray(full), row).take(rows).view(full.dtype).reshape(shape)
+            made[name] = full.reshape(-1, row).take(rows, axis=0).reshape(shape)
     return made
 
 
@@ -178,14 +179,17 @@ def scatter(plan: WidthPlan, into: Mapping[str, Array], sub: Mapping[str, Array]
         if rows is None:
             full[...] = dense
         else:
-            _rows_of(full, row)[rows] = _rows_of(np.ascontiguousarray(dense), row)
+            _rows_of(full, row).put(rows, _rows_of(dense, row))
 
 
 def _rows_of(array: NDArray[Any], row: int) -> NDArray[Any]:
     """A contiguous array as a flat view of rows, each one item: NumPy moves an item in one copy."""
-    if row == 1:
-        return array.reshape(-1)
-    return array.reshape(-1).view(np.dtype((np.void, row * array.itemsize)))
+    return array.reshape(-1) if row == 1 else array.reshape(-1).view(_row_type(row * array.itemsize))
+
+
+@functools.cache
+def _row_type(num_bytes: int) -> np.dtype[Any]:
+    return np.dtype((np.void, num_bytes))
 
 
 def _work_out_rows(axes: tuple[tuple[Segment, ...], ...], subnet: Subnet) -> KeptRows:
