@@ -13,33 +13,40 @@ is at most `max_staleness` versions old, and is counted as expired after that.
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.aggregate import Aggregator
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished, Record, Settled
+from coordinator.orders import Device, RunConfig, make_order, num_batches
 from coordinator.strategies.strategy import CoordinatorStrategy
+from coordinator.updates import (
+    MAX_FETCHES,
+    Key,
+    Wanted,
+    acknowledge,
+    check,
+    key_of,
+    max_delta_bytes,
+    settle,
+    verdict,
+)
 from device_agent.effects import Announce, CancelTimer, Fetch, Note, Send, SetTimer
 from device_agent.wire.messages import (
-    Ack,
     BlobRef,
     Decline,
     Envelope,
     Hello,
-    Order,
     RolledOut,
     Rollout,
     Run,
     Status,
     Update,
 )
-from firmware_profiles.errors import EdgetideError, PeerError, WorldError
+from firmware_profiles.errors import EdgetideError, WorldError
 from models.bundle import Bundle
 from models.data.dataset import without_ones
-from models.subnet import Array, check_vector
+from models.subnet import Array
 from models.weights import unpack
 
 MAX_DEVICES = 100_000
@@ -47,67 +54,6 @@ JOIN_FRACTION = 0.25
 """A device that comes in the middle of a round gets an order while this share of the time is left."""
 
 MAX_PATIENCE = 16
-
-MAX_FETCHES = 4
-"""Updates of one device whose content is fetched at a time; it offers the others again."""
-
-MAX_BATCHES = 50_000
-"""Of one order: its update names the vector of each mini-batch and has to fit into one message."""
-
-Key = tuple[str, int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What does not change during a run.
-
-    Attributes:
-        run: its id. strategy_name: key of `coordinator.strategies.names.STRATEGIES`.
-        num_rounds: aggregations until it ends. min_devices: devices that must be online to begin.
-        deadline_s: seconds a device has for one order. grace_s: seconds more for the way back.
-        passes: passes over the local data per order. batch_size: samples per mini-batch.
-        learning_rates: one per round, or empty for the bundle's.
-        max_staleness: versions an update may be late and still count.
-        seed: draws the orders' seeds.
-    """
-
-    run: str
-    strategy_name: str
-    num_rounds: int
-    min_devices: int
-    deadline_s: float
-    grace_s: float
-    passes: float
-    batch_size: int
-    seed: int
-    learning_rates: tuple[float, ...] = ()
-    max_staleness: int = 2
-
-
-def order_seed(seed: int, round_number: int, device: str) -> int:
-    """The seed of a device's mini-batches and sub-networks in a round, whatever came first in it."""
-    text = f"{seed}/{round_number}/{device}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-
-
-@dataclass
-class Device:
-    """A device as the core knows it.
-
-    Attributes:
-        order: its order of the open round, None before it has one. answered: by update or decline.
-        folded_orders: the latest orders that an update of its was folded for; one each counts.
-        offered_policy: digest of the policy last sent to it in this life, and since it was last away.
-        most_batches: of an order to it so far; an update cannot have more.
-    """
-
-    hello: Hello | None = None
-    online: bool = False
-    order: int | None = None
-    answered: bool = True
-    folded_orders: deque[int] = field(default_factory=lambda: deque(maxlen=16))
-    offered_policy: str = ""
-    most_batches: int = 0
 
 
 @dataclass
@@ -150,12 +96,6 @@ class RoundsCore:
     policy_ref: BlobRef | None = None
 
     @property
-    def max_delta_bytes(self) -> int:
-        """An update's delta cannot be larger: the weights as float32, with names and shapes."""
-        parameters = self.bundle.graph.parameters
-        return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
-
-    @property
     def deadline_s(self) -> float:
         """Seconds devices have in the round that is open or comes next."""
         return self.config.deadline_s * self.patience
@@ -192,7 +132,7 @@ class RoundsCore:
         rebooted = device.hello is not None and device.hello.boot_epoch != hello.boot_epoch
         joined = device.hello is None
         device.hello = hello
-        device.most_batches = max(device.most_batches, self._num_batches(hello))
+        device.most_batches = max(device.most_batches, num_batches(self.config, hello))
         device.offered_policy = "" if rebooted else device.offered_policy
         effects: list[CoordinatorEffect] = []
         if joined or rebooted:
@@ -259,7 +199,9 @@ class RoundsCore:
         """The transaction is durable: the version counts, its updates may be acknowledged."""
         self.version += 1
         self.weights, self.next_weights, self.weights_ref = self.next_weights, {}, weights_ref
-        acks: list[CoordinatorEffect] = [self._ack(settled) for settled in self.pending.values()]
+        acks: list[CoordinatorEffect] = [
+            acknowledge(self.config.run, settled) for settled in self.pending.values()
+        ]
         acks += [
             Note(f"update {settled.outcome}", settled.device, {"round": self.round, "reason": settled.reason})
             for settled in self.pending.values()
@@ -379,33 +321,16 @@ class RoundsCore:
 
     def _order(self, device_id: str, deadline_s: float) -> Send:
         device = self.devices[device_id]
-        assert device.hello is not None
         if device.order is None:
             self.num_orders += 1
             device.order, device.answered = (self.boot_epoch << 24) + self.num_orders, False
-        rates = self.config.learning_rates
-        order = Order(
-            order=device.order,
-            round=self.round,
-            strategy=self.config.strategy_name,
-            bundle=self.bundle_ref,
-            weights=self.weights_ref,
-            num_batches=self._num_batches(device.hello),
-            deadline_s=deadline_s,
-            seed=order_seed(self.config.seed, self.round, device_id),
-            learning_rate=rates[min(self.round, len(rates)) - 1] if rates else None,
-        )
         return Send(
             to=device_id,
-            body=order,
+            body=make_order(self.config, self.round, device, self.bundle_ref, self.weights_ref, deadline_s),
             run=self.config.run,
             base_version=self.version,
             base_digest=self.weights_ref.digest,
         )
-
-    def _num_batches(self, hello: Hello) -> int:
-        batches_per_pass = -(-hello.num_samples // self.config.batch_size)
-        return max(1, min(MAX_BATCHES, round(batches_per_pass * self.config.passes)))
 
     def _close_if_due(self, now_s: float) -> list[CoordinatorEffect]:
         if self.state != "open" or self.aggregator is None:
@@ -439,128 +364,81 @@ class RoundsCore:
     # ------------------------------------------------------------ updates
 
     def _on_update(self, now_s: float, envelope: Envelope, update: Update) -> list[CoordinatorEffect]:
-        key = (envelope.sender, envelope.boot_epoch, envelope.sequence)
+        key = key_of(envelope)
         if key in self.settled:
-            ack = Ack(
-                boot_epoch=key[1], sequence=key[2], outcome="duplicate", reason=f"was {self.settled[key]}"
-            )
-            return [Send(to=envelope.sender, body=ack, run=self.config.run)]
+            known = settle(envelope, update, "duplicate", f"was {self.settled[key]}")
+            return [acknowledge(self.config.run, known)]
         num_fetches = sum(other.sender == envelope.sender for other, _ in self.fetching.values())
         if key in self.pending or update.delta.digest in self.fetching or num_fetches >= MAX_FETCHES:
             return []  # a repeat of what is being dealt with, or too much at a time: it is offered again
         device = self._device(envelope.sender)
         if device is None or device.hello is None:
             return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
-        if verdict := self._verdict(envelope, update):
-            return [*self._settle(envelope, update, *verdict), *self._close_if_due(now_s)]
+        if found := verdict(envelope, update, device, self._wanted()):
+            return [*self._turn_away(envelope, update, *found), *self._close_if_due(now_s)]
         if self.state != "open" or update.delta.data is not None:
             return self._take(now_s, envelope, update, update.delta.data or b"")
         self.fetching[update.delta.digest] = (envelope, update)
         return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
 
-    def _verdict(self, envelope: Envelope, update: Update) -> tuple[str, str] | None:
-        """(outcome, reason) of an update that need not be looked into, None for one that is wanted."""
-        base_version = -1 if envelope.base_version is None else envelope.base_version
-        staleness, num_bytes = self.version - base_version, update.delta.size_bytes
-        device, num_batches = self.devices[envelope.sender], len(update.step_vectors)
-        is_over, most_late = self.state in ("evaluating", "finished"), self.config.max_staleness
-        checks = (
-            (envelope.run != self.config.run, "expired", f"belongs to run {envelope.run}"),
-            (is_over, "expired", "the run is over"),
-            (
-                update.order in device.folded_orders,
-                "expired",
-                "another update for the same order counts already",
-            ),
-            (base_version < 0, "refused", "it does not say which version it builds on"),
-            (base_version < self.oldest_base, "expired", "another model was rolled out"),
-            (staleness > most_late, "expired", f"{staleness} versions late, at most {most_late} count"),
-            (
-                num_bytes > self.max_delta_bytes,
-                "refused",
-                f"its delta has {num_bytes} bytes, this model's at most {self.max_delta_bytes}",
-            ),
-            (  # each is replayed
-                num_batches > device.most_batches,
-                "refused",
-                f"{num_batches} mini-batches, at most {device.most_batches} were ordered",
-            ),
-        )
-        return next(((outcome, reason) for holds, outcome, reason in checks if holds), None)
-
     def _take(
         self, now_s: float, envelope: Envelope, update: Update, content: bytes
     ) -> list[CoordinatorEffect]:
+        """Fold an update whose content is here."""
+        key, device = key_of(envelope), self.devices[envelope.sender]
         if self.state != "open" or self.aggregator is None:
             return []  # offered again by the outbox
-        key = (envelope.sender, envelope.boot_epoch, envelope.sequence)
         if key in self.settled or key in self.pending:
             note = Note("second content for one update dropped", envelope.sender)
             return [note, *self._close_if_due(now_s)]
-        if verdict := self._verdict(envelope, update):  # another model may have come while it was fetched
-            return [*self._settle(envelope, update, *verdict), *self._close_if_due(now_s)]
-        assert envelope.base_version is not None
-        staleness = self.version - envelope.base_version
+        # another model may have come while it was fetched
+        found = verdict(envelope, update, device, self._wanted()) or self._fold(envelope, update, content)
+        if found is not None:
+            return [*self._turn_away(envelope, update, *found), *self._close_if_due(now_s)]
+        device.folded_orders.append(update.order)
         self._answered(envelope.sender, update.order)
-        try:
-            self._check(envelope, update, staleness)
-            delta = unpack(content, self.bundle.graph.parameters)
-            self.strategy.fold(self.aggregator, update, delta, staleness)
-        except EdgetideError as error:
-            return [*self._settle(envelope, update, "refused", str(error)), *self._close_if_due(now_s)]
-        self.devices[envelope.sender].folded_orders.append(update.order)
-        settled = self._settled(envelope, update, "applied", "")
-        self.pending[(settled.device, settled.boot_epoch, settled.sequence)] = settled
-        details = {"round": update.round, "batches": len(update.step_vectors), "staleness": staleness}
+        self.pending[key] = settle(envelope, update, "applied")
+        details = {
+            "round": update.round,
+            "batches": len(update.step_vectors),
+            "staleness": self.version - (envelope.base_version or 0),
+        }
         return [Note("update received", envelope.sender, details), *self._close_if_due(now_s)]
 
-    def _check(self, envelope: Envelope, update: Update, staleness: int) -> None:
-        if staleness < 0:
-            raise PeerError(f"it builds on version {envelope.base_version}, the newest is {self.version}")
-        if not update.step_vectors or max(update.step_vectors) >= len(update.vectors):
-            raise PeerError("step_vectors does not fit vectors")
-        if not 0 < update.num_samples <= len(update.step_vectors) * self.config.batch_size:
-            raise PeerError(
-                f"{update.num_samples} samples do not fit {len(update.step_vectors)} mini-batches"
-            )
-        for vector in update.vectors:
-            check_vector(self.bundle.plan, vector)
+    def _fold(self, envelope: Envelope, update: Update, content: bytes) -> tuple[str, str] | None:
+        """Fold an update into the round; (outcome, reason) if it cannot be trusted."""
+        assert self.aggregator is not None
+        plan, batch_size = self.bundle.plan, self.config.batch_size
+        try:
+            check(envelope, update, version=self.version, batch_size=batch_size, plan=plan)
+            delta = unpack(content, self.bundle.graph.parameters)
+            self.strategy.fold(self.aggregator, update, delta, self.version - (envelope.base_version or 0))
+        except EdgetideError as error:
+            return "refused", str(error)
+        return None
 
-    def _settle(
+    def _wanted(self) -> Wanted:
+        return Wanted(
+            run=self.config.run,
+            is_over=self.state in ("evaluating", "finished"),
+            version=self.version,
+            oldest_base=self.oldest_base,
+            max_staleness=self.config.max_staleness,
+            max_delta_bytes=max_delta_bytes(self.bundle.graph),
+        )
+
+    def _turn_away(
         self, envelope: Envelope, update: Update, outcome: str, reason: str
     ) -> list[CoordinatorEffect]:
-        settled = self._settled(envelope, update, outcome, reason[:500])
-        self.settled[(settled.device, settled.boot_epoch, settled.sequence)] = outcome
+        """Settle an update that changes no model."""
+        settled = settle(envelope, update, outcome, reason)
+        self.settled[key_of(envelope)] = outcome
         self._answered(envelope.sender, update.order)
         return [
             Record(settled),
-            self._ack(settled),
-            Note(f"update {outcome}", envelope.sender, {"round": update.round, "reason": reason[:500]}),
+            acknowledge(self.config.run, settled),
+            Note(f"update {outcome}", envelope.sender, {"round": update.round, "reason": settled.reason}),
         ]
-
-    def _settled(self, envelope: Envelope, update: Update, outcome: str, reason: str) -> Settled:
-        return Settled(
-            device=envelope.sender,
-            boot_epoch=envelope.boot_epoch,
-            sequence=envelope.sequence,
-            outcome=outcome,
-            reason=reason,
-            macs=update.macs,
-            vectors={
-                "-".join(map(str, update.vectors[index])): count
-                for index, count in sorted(Counter(update.step_vectors).items())
-                if index < len(update.vectors)
-            },
-        )
-
-    def _ack(self, settled: Settled) -> Send:
-        ack = Ack(
-            boot_epoch=settled.boot_epoch,
-            sequence=settled.sequence,
-            outcome=settled.outcome,
-            reason=settled.reason,
-        )
-        return Send(to=settled.device, body=ack, run=self.config.run)
 
     def _on_decline(self, now_s: float, envelope: Envelope, decline: Decline) -> list[CoordinatorEffect]:
         self._answered(envelope.sender, decline.order)

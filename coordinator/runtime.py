@@ -24,8 +24,9 @@ from coordinator.evaluator import Evaluator
 from coordinator.fleet import Fleet, to_json
 from coordinator.model_store import ModelStore
 from coordinator.node import CoordinatorNode
+from coordinator.orders import RunConfig
 from coordinator.rollout import keep, restore, roll_out
-from coordinator.rounds import RoundsCore, RunConfig
+from coordinator.rounds import RoundsCore
 from coordinator.run_state import DurableRun, make_report
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
 from coordinator.state_lock import locked

@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from benchmarks.live_fleet import busy_cores, live_fleet
+from benchmarks.live_fleet import LiveFleet, busy_cores, live_fleet
 
 ROUNDS, LOADED_IN_ROUND, TAKEN_IN_ROUND = 40, 14, 24
 LOAD_S = 20.0
@@ -44,7 +44,7 @@ def main(path: Path) -> None:
     print(f"{path}: {path.stat().st_size} bytes")
 
 
-def _wait_for_round(fleet, number: int) -> None:  # noqa: ANN001 - of `live_fleet`
+def _wait_for_round(fleet: LiveFleet, number: int) -> None:
     fleet.wait_for(f"round {number}", lambda view: view["run"]["round"] >= number, LIMIT_S)
 
 

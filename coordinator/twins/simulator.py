@@ -19,7 +19,8 @@ from coordinator.blobs import Blobs
 from coordinator.evaluator import measure
 from coordinator.fleet import Fleet
 from coordinator.node import CoordinatorNode
-from coordinator.rounds import RoundsCore, RunConfig
+from coordinator.orders import RunConfig
+from coordinator.rounds import RoundsCore
 from coordinator.settings import Learning, LearningConfig, prepare_learning
 from coordinator.strategies.names import STRATEGIES
 from coordinator.twins.clock import VirtualClock, VirtualTimers

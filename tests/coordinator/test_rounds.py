@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from coordinator.effects import Evaluate, Finished
-from coordinator.rounds import MAX_BATCHES, MAX_PATIENCE
+from coordinator.orders import MAX_BATCHES
+from coordinator.rounds import MAX_PATIENCE
 from device_agent.effects import Announce, CancelTimer, SetTimer
 from device_agent.wire.codec import encode, refer
 from device_agent.wire.messages import (

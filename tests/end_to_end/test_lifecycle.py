@@ -36,23 +36,6 @@ def resumed(interrupted):
     return interrupted
 
 
-def test_a_second_start_on_the_same_folder_is_refused(fleet, edgetide):
-    fleet.wait_for_line("coordinator", "round opened")
-    second = edgetide("up", "--state", fleet.state, "--port", 0, "--devices", 1)
-    assert second.returncode == 1
-    assert second.errors == [second.stderr.strip()]
-    assert f"another `edgetide up` runs on the state folder {fleet.state}" in second.stderr
-
-
-def test_a_second_start_on_the_same_port_is_refused(fleet, edgetide, tmp_path):
-    port = re.search(r"page: http://127\.0\.0\.1:(\d+)", fleet.said)[1]
-    second = edgetide("up", "--state", tmp_path / "other", "--port", port, "--devices", 1)
-    assert second.returncode == 1
-    assert second.errors == [second.stderr.strip()]
-    assert f"port {port} is busy" in second.stderr
-    assert "--port" in second.stderr
-
-
 def test_ctrl_c_says_in_one_line_how_to_go_on(interrupted):
     assert interrupted.process.returncode == 1
     errors = [line for line in interrupted.said_when_interrupted.splitlines() if "edgetide: error:" in line]
@@ -102,6 +85,22 @@ def test_a_coordinator_killed_after_the_end_shows_the_finished_run_again(fresh):
     assert shown["run"] == run
     fresh.wait_for("the end", lambda: fresh.get("fleet")["run"]["state"] == "finished")
     assert fresh.database("SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_a_second_start_on_the_same_folder_is_refused(fresh, edgetide):
+    second = edgetide("up", "--state", fresh.state, "--port", 0, "--devices", 1)
+    assert second.returncode == 1
+    assert second.errors == [second.stderr.strip()]
+    assert f"another `edgetide up` runs on the state folder {fresh.state}" in second.stderr
+
+
+def test_a_second_start_on_the_same_port_is_refused(fresh, edgetide, tmp_path):
+    port = re.search(r"page: http://127\.0\.0\.1:(\d+)", fresh.said)[1]
+    second = edgetide("up", "--state", tmp_path / "other", "--port", port, "--devices", 1)
+    assert second.returncode == 1
+    assert second.errors == [second.stderr.strip()]
+    assert f"port {port} is busy" in second.stderr
+    assert "--port" in second.stderr
 
 
 def test_ctrl_c_after_the_end_is_a_success_with_the_report_as_the_last_line(fresh):

@@ -1,0 +1,91 @@
+"""What the coordinator asks of a device in a round, and what it remembers of the device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+
+from device_agent.wire.messages import BlobRef, Hello, Order
+
+MAX_BATCHES = 50_000
+"""Of one order: its update names the vector of each mini-batch and has to fit into one message."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What does not change during a run.
+
+    Attributes:
+        run: its id. strategy_name: key of `coordinator.strategies.names.STRATEGIES`.
+        num_rounds: aggregations until it ends. min_devices: devices that must be online to begin.
+        deadline_s: seconds a device has for one order. grace_s: seconds more for the way back.
+        passes: passes over the local data per order. batch_size: samples per mini-batch.
+        learning_rates: one per round, or empty for the bundle's.
+        max_staleness: versions an update may be late and still count.
+        seed: draws the orders' seeds.
+    """
+
+    run: str
+    strategy_name: str
+    num_rounds: int
+    min_devices: int
+    deadline_s: float
+    grace_s: float
+    passes: float
+    batch_size: int
+    seed: int
+    learning_rates: tuple[float, ...] = ()
+    max_staleness: int = 2
+
+
+def order_seed(seed: int, round_number: int, device: str) -> int:
+    """The seed of a device's mini-batches and sub-networks in a round, whatever came first in it."""
+    text = f"{seed}/{round_number}/{device}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+@dataclass
+class Device:
+    """A device as the core knows it.
+
+    Attributes:
+        order: its order of the open round, None before it has one. answered: by update or decline.
+        folded_orders: the latest orders that an update of its was folded for; one each counts.
+        offered_policy: digest of the policy last sent to it in this life, and since it was last away.
+        most_batches: of an order to it so far; an update cannot have more.
+    """
+
+    hello: Hello | None = None
+    online: bool = False
+    order: int | None = None
+    answered: bool = True
+    folded_orders: deque[int] = field(default_factory=lambda: deque(maxlen=16))
+    offered_policy: str = ""
+    most_batches: int = 0
+
+
+def num_batches(config: RunConfig, hello: Hello) -> int:
+    """Mini-batches of an order: the passes over the device's own samples."""
+    batches_per_pass = -(-hello.num_samples // config.batch_size)
+    return max(1, min(MAX_BATCHES, round(batches_per_pass * config.passes)))
+
+
+def make_order(
+    config: RunConfig, round_number: int, device: Device, bundle: BlobRef, weights: BlobRef, deadline_s: float
+) -> Order:
+    """The order of a device that has said hello and been given a number."""
+    assert device.hello is not None
+    assert device.order is not None
+    rates = config.learning_rates
+    return Order(
+        order=device.order,
+        round=round_number,
+        strategy=config.strategy_name,
+        bundle=bundle,
+        weights=weights,
+        num_batches=num_batches(config, device.hello),
+        deadline_s=deadline_s,
+        seed=order_seed(config.seed, round_number, device.hello.device),
+        learning_rate=rates[min(round_number, len(rates)) - 1] if rates else None,
+    )

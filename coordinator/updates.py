@@ -1,0 +1,130 @@
+"""What becomes of an update: whether it is wanted, whether it is sound, and how it is settled."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from coordinator.effects import Settled
+from coordinator.orders import Device
+from device_agent.effects import Send
+from device_agent.wire.messages import Ack, Envelope, Update
+from firmware_profiles.errors import PeerError
+from models.graph import ModelGraph
+from models.subnet import check_vector
+from models.widths import WidthPlan
+
+MAX_FETCHES = 4
+"""Updates of one device whose content is fetched at a time; it offers the others again."""
+
+Key = tuple[str, int, int]
+"""(device, boot epoch, sequence): names an update for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which updates the coordinator can use at this moment.
+
+    Attributes:
+        run: id of the run. is_over: whether its last round is committed.
+        version: the newest version. oldest_base: updates of versions before it were trained on a model
+            that has been replaced. max_staleness: versions an update may be late.
+        max_delta_bytes: a delta cannot be larger.
+    """
+
+    run: str
+    is_over: bool
+    version: int
+    oldest_base: int
+    max_staleness: int
+    max_delta_bytes: int
+
+
+def key_of(envelope: Envelope) -> Key:
+    """What names the message for ever."""
+    return envelope.sender, envelope.boot_epoch, envelope.sequence
+
+
+def max_delta_bytes(graph: ModelGraph) -> int:
+    """A delta cannot be larger than the weights as float32, with names and shapes."""
+    return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in graph.parameters.items())
+
+
+def verdict(envelope: Envelope, update: Update, device: Device, wanted: Wanted) -> tuple[str, str] | None:
+    """(outcome, reason) of an update that need not be looked into, None for one that is wanted."""
+    base_version = -1 if envelope.base_version is None else envelope.base_version
+    staleness, num_bytes = wanted.version - base_version, update.delta.size_bytes
+    num_steps, most_late = len(update.step_vectors), wanted.max_staleness
+    is_repeated = update.order in device.folded_orders
+    checks = (
+        (envelope.run != wanted.run, "expired", f"belongs to run {envelope.run}"),
+        (wanted.is_over, "expired", "the run is over"),
+        (is_repeated, "expired", "another update for the same order counts already"),
+        (base_version < 0, "refused", "it does not say which version it builds on"),
+        (base_version < wanted.oldest_base, "expired", "another model was rolled out"),
+        (staleness > most_late, "expired", f"{staleness} versions late, at most {most_late} count"),
+        (
+            num_bytes > wanted.max_delta_bytes,
+            "refused",
+            f"its delta has {num_bytes} bytes, this model's at most {wanted.max_delta_bytes}",
+        ),
+        (  # each is replayed
+            num_steps > device.most_batches,
+            "refused",
+            f"{num_steps} mini-batches, at most {device.most_batches} were ordered",
+        ),
+    )
+    return next(((outcome, reason) for holds, outcome, reason in checks if holds), None)
+
+
+def check(envelope: Envelope, update: Update, *, version: int, batch_size: int, plan: WidthPlan) -> None:
+    """Check what an update claims before it is folded.
+
+    Args:
+        envelope: it came in.
+        update: one with no verdict against it.
+        version: the newest version.
+        batch_size: samples of a mini-batch.
+        plan: width plan of the network.
+
+    Raises:
+        PeerError: its claims contradict one another or the run.
+        UserError: a vector does not fit the plan.
+    """
+    if envelope.base_version is None or envelope.base_version > version:
+        raise PeerError(f"it builds on version {envelope.base_version}, the newest is {version}")
+    if not update.step_vectors or max(update.step_vectors) >= len(update.vectors):
+        raise PeerError("step_vectors does not fit vectors")
+    if not 0 < update.num_samples <= len(update.step_vectors) * batch_size:
+        raise PeerError(f"{update.num_samples} samples do not fit {len(update.step_vectors)} mini-batches")
+    for vector in update.vectors:
+        check_vector(plan, vector)
+
+
+def settle(envelope: Envelope, update: Update, outcome: str, reason: str = "") -> Settled:
+    """What became of an update, as it is recorded."""
+    return Settled(
+        device=envelope.sender,
+        boot_epoch=envelope.boot_epoch,
+        sequence=envelope.sequence,
+        outcome=outcome,
+        reason=reason[:500],
+        macs=update.macs,
+        vectors={
+            "-".join(map(str, update.vectors[index])): count
+            for index, count in sorted(Counter(update.step_vectors).items())
+            if index < len(update.vectors)
+        },
+    )
+
+
+def acknowledge(run: str, settled: Settled) -> Send:
+    """Tell the device what became of its update for good."""
+    ack = Ack(
+        boot_epoch=settled.boot_epoch,
+        sequence=settled.sequence,
+        outcome=settled.outcome,
+        reason=settled.reason,
+    )
+    return Send(to=settled.device, body=ack, run=run)
