@@ -64,6 +64,11 @@ class Device:
     offered_policy: str = ""
     most_batches: int = 0
 
+    def answer(self, order: int) -> None:
+        """It has answered this order, by an update or a decline."""
+        if order == self.order:
+            self.answered = True
+
 
 def num_batches(config: RunConfig, hello: Hello) -> int:
     """Mini-batches of an order: the passes over the device's own samples."""

@@ -14,24 +14,15 @@ is at most `max_staleness` versions old, and is counted as expired after that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from coordinator.aggregate import Aggregator
-from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished, Record, Settled
+from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished
+from coordinator.intake import Intake
 from coordinator.orders import Device, RunConfig, make_order, num_batches
 from coordinator.strategies.strategy import CoordinatorStrategy
-from coordinator.updates import (
-    MAX_FETCHES,
-    Key,
-    Wanted,
-    acknowledge,
-    check,
-    key_of,
-    max_delta_bytes,
-    settle,
-    verdict,
-)
-from device_agent.effects import Announce, CancelTimer, Fetch, Note, Send, SetTimer
+from coordinator.updates import Wanted, acknowledge
+from device_agent.effects import Announce, CancelTimer, Note, Send, SetTimer
 from device_agent.wire.messages import (
     BlobRef,
     Decline,
@@ -43,11 +34,10 @@ from device_agent.wire.messages import (
     Status,
     Update,
 )
-from firmware_profiles.errors import EdgetideError, WorldError
+from firmware_profiles.errors import WorldError
 from models.bundle import Bundle
 from models.data.dataset import without_ones
 from models.subnet import Array
-from models.weights import unpack
 
 MAX_DEVICES = 100_000
 JOIN_FRACTION = 0.25
@@ -64,7 +54,7 @@ class RoundsCore:
         config: of the run. strategy: the coordinator half.
         bundle, bundle_ref: what devices train, and how they fetch it.
         weights, weights_ref: of `version`.
-        settled: what became of every update so far; a repeat is answered from it.
+        intake: takes the updates in, and knows what became of every one so far.
         boot_epoch: counts the coordinator's starts, so that orders after a restart are newer.
         oldest_base: updates of versions before it were trained on a model that has been replaced.
         patience: factor on the deadline; doubled when a round brings nothing, halved when one is committed.
@@ -80,14 +70,11 @@ class RoundsCore:
     version: int = 0
     round: int = 1
     accuracy: float | None = None
-    settled: dict[Key, str] = field(default_factory=dict)
+    intake: Intake = field(default_factory=Intake)
     state: str = "waiting"
     devices: dict[str, Device] = field(default_factory=dict)
     closes_at_s: float = 0.0
     num_orders: int = 0
-    aggregator: Aggregator | None = None
-    pending: dict[Key, Settled] = field(default_factory=dict)
-    fetching: dict[str, tuple[Envelope, Update]] = field(default_factory=dict)
     evaluated_version: int = -1
     next_weights: dict[str, Array] = field(default_factory=dict)
     replaces_model: bool = False
@@ -175,18 +162,11 @@ class RoundsCore:
 
     def on_fetched(self, now_s: float, digest: str, content: bytes) -> list[CoordinatorEffect]:
         """An update's delta is here and its digest is right."""
-        found = self.fetching.pop(digest, None)
-        return [] if found is None else self._take(now_s, *found, content)
+        return [*self.intake.take(digest, content, self.devices, self._wanted()), *self._close_if_due(now_s)]
 
     def on_fetch_failed(self, now_s: float, digest: str, reason: str) -> list[CoordinatorEffect]:
         """An update's delta cannot be had now; the device will offer the update again."""
-        found = self.fetching.pop(digest, None)
-        if found is None:
-            return []
-        return [
-            Note("update's content could not be fetched", found[0].sender, {"reason": reason}),
-            *self._close_if_due(now_s),
-        ]
+        return [*self.intake.give_up(digest, reason), *self._close_if_due(now_s)]
 
     def on_timer(self, now_s: float, key: str) -> list[CoordinatorEffect]:
         """A timer that was set is due."""
@@ -199,16 +179,13 @@ class RoundsCore:
         """The transaction is durable: the version counts, its updates may be acknowledged."""
         self.version += 1
         self.weights, self.next_weights, self.weights_ref = self.next_weights, {}, weights_ref
-        acks: list[CoordinatorEffect] = [
-            acknowledge(self.config.run, settled) for settled in self.pending.values()
-        ]
+        settled = self.intake.commit()
+        acks: list[CoordinatorEffect] = [acknowledge(self.config.run, one) for one in settled]
         acks += [
-            Note(f"update {settled.outcome}", settled.device, {"round": self.round, "reason": settled.reason})
-            for settled in self.pending.values()
+            Note(f"update {one.outcome}", one.device, {"round": self.round, "reason": one.reason})
+            for one in settled
         ]
-        self.settled.update({key: settled.outcome for key, settled in self.pending.items()})
-        details = {"round": self.round, "updates": len(self.pending), "version": self.version}
-        self.pending = {}
+        details = {"round": self.round, "updates": len(settled), "version": self.version}
         if self.replaces_model:
             self.oldest_base = self.version
         else:
@@ -260,21 +237,13 @@ class RoundsCore:
         """
         if self.state not in ("waiting", "open"):
             raise WorldError(f"the run is {self.state}: the model cannot be replaced at this moment")
-        self.pending = {
-            key: replace(settled, outcome="expired", reason="another model was rolled out")
-            for key, settled in self.pending.items()
-        }
-        self.aggregator, self.next_weights, self.replaces_model, self.state = (
-            None,
-            weights,
-            True,
-            "committing",
-        )
+        self.intake.expire("another model was rolled out")
+        self.next_weights, self.replaces_model, self.state = weights, True, "committing"
         commit = Commit(
             version=self.version + 1,
             round=self.round - 1,  # this round begins anew, also after a restart
             weights=weights,
-            settled=tuple(self.pending.values()),
+            settled=tuple(self.intake.pending.values()),
         )
         return [CancelTimer("close"), Note("model rolled out", details={"version": self.version + 1}), commit]
 
@@ -293,7 +262,9 @@ class RoundsCore:
         if self.state != "waiting" or len(online) < self.config.min_devices:
             return []
         self.state = "open"
-        self.aggregator = Aggregator(self.bundle.plan, self.weights)
+        aggregator = Aggregator(self.bundle.plan, self.weights)
+        fold = self.strategy.fold
+        self.intake.open(aggregator, lambda *update: fold(aggregator, *update))
         self.closes_at_s = now_s + self.deadline_s + self.config.grace_s
         for device in self.devices.values():
             device.order, device.answered = None, True
@@ -333,24 +304,25 @@ class RoundsCore:
         )
 
     def _close_if_due(self, now_s: float) -> list[CoordinatorEffect]:
-        if self.state != "open" or self.aggregator is None:
+        aggregator = self.intake.aggregator
+        if self.state != "open" or aggregator is None:
             return []
         late = now_s >= self.closes_at_s
         awaited = any(not device.answered for device in self.devices.values())
-        if (awaited or self.fetching) and not late:
+        if (awaited or self.intake.fetching) and not late:
             return []
-        if self.aggregator.num_updates == 0:
+        if aggregator.num_updates == 0:
             if not late and not awaited and any(device.online for device in self.devices.values()):
                 return []  # everybody declined: the deadline gives them time to recover
             return self._retry(now_s)
         self.state = "committing"
-        self.next_weights = self.strategy.finish(self.aggregator)
-        self.aggregator = None
+        self.next_weights = self.strategy.finish(aggregator)
+        self.intake.close()
         commit = Commit(
             version=self.version + 1,
             round=self.round,
             weights=self.next_weights,
-            settled=tuple(self.pending.values()),
+            settled=tuple(self.intake.pending.values()),
         )
         return [CancelTimer("close"), commit]
 
@@ -361,94 +333,32 @@ class RoundsCore:
         note = Note("round repeated with more time: no update came before the deadline", details=details)
         return [note, *self._open_if_enough(now_s)]
 
-    # ------------------------------------------------------------ updates
+    # ------------------------------------------------------------ answers
 
     def _on_update(self, now_s: float, envelope: Envelope, update: Update) -> list[CoordinatorEffect]:
-        key = key_of(envelope)
-        if key in self.settled:
-            known = settle(envelope, update, "duplicate", f"was {self.settled[key]}")
-            return [acknowledge(self.config.run, known)]
-        num_fetches = sum(other.sender == envelope.sender for other, _ in self.fetching.values())
-        if key in self.pending or update.delta.digest in self.fetching or num_fetches >= MAX_FETCHES:
-            return []  # a repeat of what is being dealt with, or too much at a time: it is offered again
         device = self._device(envelope.sender)
         if device is None or device.hello is None:
             return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
-        if found := verdict(envelope, update, device, self._wanted()):
-            return [*self._turn_away(envelope, update, *found), *self._close_if_due(now_s)]
-        if self.state != "open" or update.delta.data is not None:
-            return self._take(now_s, envelope, update, update.delta.data or b"")
-        self.fetching[update.delta.digest] = (envelope, update)
-        return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
-
-    def _take(
-        self, now_s: float, envelope: Envelope, update: Update, content: bytes
-    ) -> list[CoordinatorEffect]:
-        """Fold an update whose content is here."""
-        key, device = key_of(envelope), self.devices[envelope.sender]
-        if self.state != "open" or self.aggregator is None:
-            return []  # offered again by the outbox
-        if key in self.settled or key in self.pending:
-            note = Note("second content for one update dropped", envelope.sender)
-            return [note, *self._close_if_due(now_s)]
-        # another model may have come while it was fetched
-        found = verdict(envelope, update, device, self._wanted()) or self._fold(envelope, update, content)
-        if found is not None:
-            return [*self._turn_away(envelope, update, *found), *self._close_if_due(now_s)]
-        device.folded_orders.append(update.order)
-        self._answered(envelope.sender, update.order)
-        self.pending[key] = settle(envelope, update, "applied")
-        details = {
-            "round": update.round,
-            "batches": len(update.step_vectors),
-            "staleness": self.version - (envelope.base_version or 0),
-        }
-        return [Note("update received", envelope.sender, details), *self._close_if_due(now_s)]
-
-    def _fold(self, envelope: Envelope, update: Update, content: bytes) -> tuple[str, str] | None:
-        """Fold an update into the round; (outcome, reason) if it cannot be trusted."""
-        assert self.aggregator is not None
-        plan, batch_size = self.bundle.plan, self.config.batch_size
-        try:
-            check(envelope, update, version=self.version, batch_size=batch_size, plan=plan)
-            delta = unpack(content, self.bundle.graph.parameters)
-            self.strategy.fold(self.aggregator, update, delta, self.version - (envelope.base_version or 0))
-        except EdgetideError as error:
-            return "refused", str(error)
-        return None
+        effects = self.intake.offer(envelope, update, device, self._wanted())
+        return [*effects, *self._close_if_due(now_s)]
 
     def _wanted(self) -> Wanted:
         return Wanted(
             run=self.config.run,
+            is_open=self.state == "open",
             is_over=self.state in ("evaluating", "finished"),
             version=self.version,
             oldest_base=self.oldest_base,
             max_staleness=self.config.max_staleness,
-            max_delta_bytes=max_delta_bytes(self.bundle.graph),
+            batch_size=self.config.batch_size,
+            bundle=self.bundle,
         )
 
-    def _turn_away(
-        self, envelope: Envelope, update: Update, outcome: str, reason: str
-    ) -> list[CoordinatorEffect]:
-        """Settle an update that changes no model."""
-        settled = settle(envelope, update, outcome, reason)
-        self.settled[key_of(envelope)] = outcome
-        self._answered(envelope.sender, update.order)
-        return [
-            Record(settled),
-            acknowledge(self.config.run, settled),
-            Note(f"update {outcome}", envelope.sender, {"round": update.round, "reason": settled.reason}),
-        ]
-
     def _on_decline(self, now_s: float, envelope: Envelope, decline: Decline) -> list[CoordinatorEffect]:
-        self._answered(envelope.sender, decline.order)
+        if (device := self.devices.get(envelope.sender)) is not None:
+            device.answer(decline.order)
         note = Note("device declined", envelope.sender, {"round": decline.round, "reason": decline.reason})
         return [note, *self._close_if_due(now_s)]
-
-    def _answered(self, device_id: str, order: int) -> None:
-        device = self.devices.get(device_id)
-        if device is not None and device.order == order:
-            device.answered = True
 
     def _device(self, device_id: str) -> Device | None:
         if device_id not in self.devices and len(self.devices) >= MAX_DEVICES:

@@ -22,6 +22,7 @@ from coordinator.dashboard.server import serve
 from coordinator.database import Database, Run, Version, move_aside, open_database
 from coordinator.evaluator import Evaluator
 from coordinator.fleet import Fleet, to_json
+from coordinator.intake import Intake
 from coordinator.model_store import ModelStore
 from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
@@ -239,10 +240,12 @@ def _core(
         round=latest.round + 1 if latest else 1,
         oldest_base=_last_replacement(database.curve(run)),
         accuracy=measured[-1] if measured else None,
-        settled={
-            (outcome.update.device, outcome.update.boot_epoch, outcome.update.sequence): outcome.outcome
-            for outcome in database.outcomes(run)
-        },
+        intake=Intake(
+            {
+                (one.update.device, one.update.boot_epoch, one.update.sequence): one.outcome
+                for one in database.outcomes(run)
+            }
+        ),
     )
 
 

@@ -11,12 +11,8 @@ from coordinator.orders import Device
 from device_agent.effects import Send
 from device_agent.wire.messages import Ack, Envelope, Update
 from firmware_profiles.errors import PeerError
-from models.graph import ModelGraph
+from models.bundle import Bundle
 from models.subnet import check_vector
-from models.widths import WidthPlan
-
-MAX_FETCHES = 4
-"""Updates of one device whose content is fetched at a time; it offers the others again."""
 
 Key = tuple[str, int, int]
 """(device, boot epoch, sequence): names an update for ever."""
@@ -27,28 +23,32 @@ class Wanted:
     """Which updates the coordinator can use at this moment.
 
     Attributes:
-        run: id of the run. is_over: whether its last round is committed.
+        run: id of the run.
+        is_open: whether a round takes updates now. is_over: whether the last round is committed.
         version: the newest version. oldest_base: updates of versions before it were trained on a model
             that has been replaced. max_staleness: versions an update may be late.
-        max_delta_bytes: a delta cannot be larger.
+        batch_size: samples of a mini-batch. bundle: what is trained.
     """
 
     run: str
+    is_open: bool
     is_over: bool
     version: int
     oldest_base: int
     max_staleness: int
-    max_delta_bytes: int
+    batch_size: int
+    bundle: Bundle
+
+    @property
+    def max_delta_bytes(self) -> int:
+        """A delta cannot be larger than the weights as float32, with names and shapes."""
+        parameters = self.bundle.graph.parameters
+        return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
 
 
 def key_of(envelope: Envelope) -> Key:
     """What names the message for ever."""
     return envelope.sender, envelope.boot_epoch, envelope.sequence
-
-
-def max_delta_bytes(graph: ModelGraph) -> int:
-    """A delta cannot be larger than the weights as float32, with names and shapes."""
-    return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in graph.parameters.items())
 
 
 def verdict(envelope: Envelope, update: Update, device: Device, wanted: Wanted) -> tuple[str, str] | None:
@@ -78,28 +78,22 @@ def verdict(envelope: Envelope, update: Update, device: Device, wanted: Wanted) 
     return next(((outcome, reason) for holds, outcome, reason in checks if holds), None)
 
 
-def check(envelope: Envelope, update: Update, *, version: int, batch_size: int, plan: WidthPlan) -> None:
-    """Check what an update claims before it is folded.
-
-    Args:
-        envelope: it came in.
-        update: one with no verdict against it.
-        version: the newest version.
-        batch_size: samples of a mini-batch.
-        plan: width plan of the network.
+def check(envelope: Envelope, update: Update, wanted: Wanted) -> None:
+    """Check what an update claims before it is folded; there is no verdict against it.
 
     Raises:
         PeerError: its claims contradict one another or the run.
-        UserError: a vector does not fit the plan.
+        UserError: a vector does not fit the network.
     """
-    if envelope.base_version is None or envelope.base_version > version:
-        raise PeerError(f"it builds on version {envelope.base_version}, the newest is {version}")
-    if not update.step_vectors or max(update.step_vectors) >= len(update.vectors):
+    if envelope.base_version is None or envelope.base_version > wanted.version:
+        raise PeerError(f"it builds on version {envelope.base_version}, the newest is {wanted.version}")
+    num_steps = len(update.step_vectors)
+    if not num_steps or max(update.step_vectors) >= len(update.vectors):
         raise PeerError("step_vectors does not fit vectors")
-    if not 0 < update.num_samples <= len(update.step_vectors) * batch_size:
-        raise PeerError(f"{update.num_samples} samples do not fit {len(update.step_vectors)} mini-batches")
+    if not 0 < update.num_samples <= num_steps * wanted.batch_size:
+        raise PeerError(f"{update.num_samples} samples do not fit {num_steps} mini-batches")
     for vector in update.vectors:
-        check_vector(plan, vector)
+        check_vector(wanted.bundle.plan, vector)
 
 
 def settle(envelope: Envelope, update: Update, outcome: str, reason: str = "") -> Settled:

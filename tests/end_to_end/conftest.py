@@ -356,8 +356,7 @@ def start_agent(tmp_path):
 
     yield start
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
+        process.kill()
         process.wait(30)
 
 

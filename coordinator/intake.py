@@ -1,0 +1,155 @@
+"""Takes updates in: each is fetched, checked, folded into the open round and settled, once for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from coordinator.aggregate import Aggregator
+from coordinator.effects import CoordinatorEffect, Record, Settled
+from coordinator.orders import Device
+from coordinator.updates import Key, Wanted, acknowledge, check, key_of, settle, verdict
+from device_agent.effects import Fetch, Note
+from device_agent.wire.messages import Envelope, Update
+from firmware_profiles.errors import EdgetideError
+from models.subnet import Array
+from models.weights import unpack
+
+MAX_FETCHES = 4
+"""Updates of one device whose content is fetched at a time; it offers the others again."""
+
+Fold = Callable[[Update, Mapping[str, Array], int], None]
+"""Folds (update, its delta, staleness in versions) into the open round."""
+
+
+@dataclass
+class Intake:
+    """The updates of a run on their way into its model.
+
+    Attributes:
+        settled: what became of every update so far; a repeat is answered from it.
+        pending: folded into the open round; settled when it is committed.
+        fetching: digest of the content -> the update it belongs to.
+        aggregator: of the open round, None between rounds.
+    """
+
+    settled: dict[Key, str] = field(default_factory=dict)
+    pending: dict[Key, Settled] = field(default_factory=dict)
+    fetching: dict[str, tuple[Envelope, Update]] = field(default_factory=dict)
+    aggregator: Aggregator | None = None
+    _fold: Fold | None = None
+
+    # ------------------------------------------------------------ rounds
+
+    def open(self, aggregator: Aggregator, fold: Fold) -> None:
+        """A round begins."""
+        self.aggregator, self._fold = aggregator, fold
+
+    def close(self) -> None:
+        """The round takes no more updates; its own stay pending until `commit`."""
+        self.aggregator = self._fold = None
+
+    def expire(self, reason: str) -> None:
+        """The open round is given up: what was folded into it changes no model."""
+        self.close()
+        self.pending = {
+            key: replace(one, outcome="expired", reason=reason) for key, one in self.pending.items()
+        }
+
+    def commit(self) -> tuple[Settled, ...]:
+        """The round is durable: its updates are settled, and returned to be acknowledged."""
+        settled = tuple(self.pending.values())
+        self.settled.update({key: one.outcome for key, one in self.pending.items()})
+        self.pending = {}
+        return settled
+
+    # ------------------------------------------------------------ updates
+
+    def offer(
+        self, envelope: Envelope, update: Update, device: Device, wanted: Wanted
+    ) -> list[CoordinatorEffect]:
+        """A device offers an update, perhaps again."""
+        key = key_of(envelope)
+        if key in self.settled:
+            known = settle(envelope, update, "duplicate", f"was {self.settled[key]}")
+            return [acknowledge(wanted.run, known)]
+        num_fetches = sum(other.sender == envelope.sender for other, _ in self.fetching.values())
+        if key in self.pending or update.delta.digest in self.fetching or num_fetches >= MAX_FETCHES:
+            return []  # a repeat of what is being dealt with, or too much at a time: it is offered again
+        if found := verdict(envelope, update, device, wanted):
+            return self._turn_away(envelope, update, device, wanted, *found)
+        if not wanted.is_open:
+            return []  # offered again by the outbox
+        if update.delta.data is not None:
+            return self._take(envelope, update, update.delta.data, device, wanted)
+        self.fetching[update.delta.digest] = (envelope, update)
+        return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
+
+    def take(
+        self, digest: str, content: bytes, devices: Mapping[str, Device], wanted: Wanted
+    ) -> list[CoordinatorEffect]:
+        """Content that was fetched is here and its digest is right."""
+        found = self.fetching.pop(digest, None)
+        if found is None or not wanted.is_open:
+            return []  # offered again by the outbox
+        envelope, update = found
+        return self._take(envelope, update, content, devices[envelope.sender], wanted)
+
+    def give_up(self, digest: str, reason: str) -> list[CoordinatorEffect]:
+        """Content cannot be had now; the device will offer its update again."""
+        found = self.fetching.pop(digest, None)
+        if found is None:
+            return []
+        return [Note("update's content could not be fetched", found[0].sender, {"reason": reason})]
+
+    def _take(
+        self, envelope: Envelope, update: Update, content: bytes, device: Device, wanted: Wanted
+    ) -> list[CoordinatorEffect]:
+        key = key_of(envelope)
+        if key in self.settled or key in self.pending:
+            return [Note("second content for one update dropped", envelope.sender)]
+        # another model may have come while it was fetched
+        found = verdict(envelope, update, device, wanted) or self._refusal(envelope, update, content, wanted)
+        if found is not None:
+            return self._turn_away(envelope, update, device, wanted, *found)
+        device.folded_orders.append(update.order)
+        device.answer(update.order)
+        self.pending[key] = settle(envelope, update, "applied")
+        details = {
+            "round": update.round,
+            "batches": len(update.step_vectors),
+            "staleness": wanted.version - (envelope.base_version or 0),
+        }
+        return [Note("update received", envelope.sender, details)]
+
+    def _refusal(
+        self, envelope: Envelope, update: Update, content: bytes, wanted: Wanted
+    ) -> tuple[str, str] | None:
+        """Fold an update; (outcome, reason) if it cannot be trusted, and nothing was changed."""
+        assert self._fold is not None
+        try:
+            check(envelope, update, wanted)
+            delta = unpack(content, wanted.bundle.graph.parameters)
+            self._fold(update, delta, wanted.version - (envelope.base_version or 0))
+        except EdgetideError as error:
+            return "refused", str(error)
+        return None
+
+    def _turn_away(
+        self,
+        envelope: Envelope,
+        update: Update,
+        device: Device,
+        wanted: Wanted,
+        outcome: str,
+        reason: str,
+    ) -> list[CoordinatorEffect]:
+        """Settle an update that changes no model."""
+        settled = settle(envelope, update, outcome, reason)
+        self.settled[key_of(envelope)] = outcome
+        device.answer(update.order)
+        return [
+            Record(settled),
+            acknowledge(wanted.run, settled),
+            Note(f"update {outcome}", envelope.sender, {"round": update.round, "reason": settled.reason}),
+        ]
