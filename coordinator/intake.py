@@ -90,10 +90,10 @@ class Intake:
     ) -> list[CoordinatorEffect]:
         """Content that was fetched is here and its digest is right."""
         found = self.fetching.pop(digest, None)
-        if found is None or not wanted.is_open:
+        device = None if found is None else devices.get(found[0].sender)
+        if found is None or device is None or not wanted.is_open:
             return []  # offered again by the outbox
-        envelope, update = found
-        return self._take(envelope, update, content, devices[envelope.sender], wanted)
+        return self._take(*found, content, device, wanted)
 
     def give_up(self, digest: str, reason: str) -> list[CoordinatorEffect]:
         """Content cannot be had now; the device will offer its update again."""

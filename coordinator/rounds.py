@@ -362,7 +362,10 @@ class RoundsCore:
 
     def _device(self, device_id: str) -> Device | None:
         if device_id not in self.devices and len(self.devices) >= MAX_DEVICES:
-            return None
+            gone = next((known for known, device in self.devices.items() if not device.online), None)
+            if gone is None:
+                return None
+            del self.devices[gone]
         return self.devices.setdefault(device_id, Device())
 
     def _announce(self) -> Announce:

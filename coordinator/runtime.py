@@ -159,7 +159,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
 
     bus = MqttBus(
         config.broker,
-        client_id=f"{config.fleet}-coordinator",
+        client_id=f"{config.fleet}/coordinator",
         on_connect=lambda: loop.post(node.connected),
     )
     node = CoordinatorNode(

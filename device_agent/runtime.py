@@ -118,7 +118,7 @@ def run_agent(config: AgentConfig) -> None:
     will = Status(online=False, boot_epoch=outbox.boot_epoch, reason="lost")
     bus = MqttBus(
         config.broker,
-        client_id=f"{config.fleet}-{config.device}",
+        client_id=f"{config.fleet}/{config.device}",
         tls=config.tls,
         will=(device_topic(config.fleet, config.device, "status"), encode_public(will)),
         on_connect=lambda: loop.post(node.connected),

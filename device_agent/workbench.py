@@ -73,6 +73,7 @@ class Workbench:
         self._data, self._snapshot = data, snapshot
         self._engine, self._num_threads = engine, num_threads
         self._prepared: _Prepared | None = None
+        self._idle_bytes = 0  # resident with the engine loaded, before the first training
 
     def install(self, kind: str, content: bytes) -> None:
         """Put a policy or a table in force at the next mini-batch.
@@ -127,7 +128,8 @@ class Workbench:
             raise PeerError(f"strategy {order.strategy!r} is unknown to this agent; update it")
         num_cores = self._snapshot().num_cores
         weights = unpack(request.weights, bundle.graph.parameters)
-        if prepared.is_cold:
+        at_once = Task(time_left_s=1.0, num_batches_left=1)
+        if prepared.is_cold and isinstance(self._grant(at_once, num_cores), Budget):
             _warm_up(prepared, weights, data)
         prepared.times.begin()
         job = TrainingJob(
@@ -178,11 +180,18 @@ class Workbench:
             and old.bundle.settings.loss == bundle.settings.loss
         )
         engine = old.engine if old is not None and keeps_engine else self._engine(bundle)
+        if old is None:
+            self._idle_bytes = self._snapshot().memory_own_bytes or 0
         self._prepared = _Prepared(digest=digest, bundle=bundle, engine=engine, times=StepTimes(bundle.table))
         return self._prepared
 
     def _grant(self, task: Task, num_cores: int) -> Budget | Pause:
-        granted = grant(self.profile, self._snapshot(), self.policy, task)
+        snapshot = self._snapshot()
+        if snapshot.memory_own_bytes is not None:
+            # What the interpreter and the libraries hold is no room for training.
+            own_bytes = max(0, snapshot.memory_own_bytes - self._idle_bytes)
+            snapshot = replace(snapshot, memory_own_bytes=own_bytes)
+        granted = grant(self.profile, snapshot, self.policy, task)
         if isinstance(granted, Budget):
             share = min(granted.cpu_share_fraction, self._num_threads / num_cores)
             granted = replace(granted, cpu_share_fraction=share)

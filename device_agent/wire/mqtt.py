@@ -17,7 +17,7 @@ from firmware_profiles.errors import UserError, WorldError
 
 _log = logging.getLogger(__name__)
 
-BULK_SUFFIX = "-bulk"
+BULK_SUFFIX = "/bulk"
 """What the second connection adds to the client id. An access list must allow both ids."""
 
 

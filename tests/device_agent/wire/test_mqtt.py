@@ -195,14 +195,14 @@ def test_bulk_topics_travel_on_a_second_connection(make_mosquitto, make_bus, tmp
     broker = make_mosquitto(f"acl_file {access}")
     inbox = Inbox()
     bus = make_bus(broker.url, "device")
-    for topic in ("device/small", "device-bulk/bulk"):
+    for topic in ("device/small", "device/bulk/bulk"):
         bus.subscribe(topic, inbox)
     bus.start()
     assert bus.wait_connected(WAIT_S)
     bus.publish("device/small", b"")
     assert inbox.get() == ("device/small", b"")
-    bus.publish("device-bulk/bulk", b"")
-    assert inbox.get() == ("device-bulk/bulk", b"")
+    bus.publish("device/bulk/bulk", b"")
+    assert inbox.get() == ("device/bulk/bulk", b"")
 
 
 def test_a_receiver_that_raises_does_not_stop_the_next_message(mosquitto_broker, make_bus, caplog):
