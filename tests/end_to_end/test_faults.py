@@ -35,7 +35,7 @@ def test_a_broker_killed_in_mid_round_comes_back_and_the_round_goes_on(fleet):
     since = {name: len(fleet.log(name)) for name in ("coordinator", "device-1", "device-2")}
     fleet.kill("broker")
     for name, position in since.items():
-        fleet.wait_for_line(name, r"edgetide-\S+: connected to", position)
+        fleet.wait_for_line(name, r"connected to mqtt:", position)
     fleet.wait_for_line("coordinator", "round committed", since["coordinator"])
 
 
