@@ -22,6 +22,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,8 +40,8 @@ Draw = Callable[[WidthPlan, DropoutVector, int, int], Subnet]
 CHUNK_STEPS = 512
 """Steps replayed at a time, so that memory does not grow with the length of an update."""
 
-MAX_ABS_DELTA = 1e30
-"""Larger deltas are refused: below it no aggregate can overflow float32."""
+MAX_NORM_RATIO = 10.0
+"""A delta's L2 norm over the weights' own (or 1): more is no training, but would ruin the model for all."""
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,21 @@ def _spread(blocks: NDArray, layout: _Layout) -> NDArray:
 
 def _check_delta(delta: Mapping[str, Array], base: Mapping[str, Array]) -> None:
     check_against(delta, {name: tensor.shape for name, tensor in base.items()})
-    for name, values in delta.items():
-        if values.size and max(values.max(), -values.min()) > MAX_ABS_DELTA:
-            raise PeerError(
-                f"delta of {name!r} moves an entry by more than {MAX_ABS_DELTA:g}: that is no training"
-            )
+    largest = max((float(np.abs(values).max(initial=0.0)) for values in delta.values()), default=0.0)
+    limit = MAX_NORM_RATIO * max(1.0, _norm(base))
+    # The largest entry first: its square might not be a float32.
+    if largest > limit or _norm(delta) > limit:
+        raise PeerError(
+            f"the delta is over {MAX_NORM_RATIO:g} times as large as the weights "
+            f"(an entry moves by {largest:g}): that is no training"
+        )
+
+
+def _norm(tensors: Mapping[str, Array]) -> float:
+    """L2 norm of all entries together."""
+    return math.sqrt(
+        sum(float(np.dot(values.reshape(-1), values.reshape(-1))) for values in tensors.values())
+    )
 
 
 def _check_steps(

@@ -106,7 +106,7 @@ class Database:
                 f"run {run} version {version.version} cannot be recorded twice: {error.orig}"
             ) from error
 
-    def record_accuracy(self, run: str, version: int, accuracy: float, loss: float) -> None:
+    def record_accuracy(self, run: str, version: int, accuracy: float, loss: float | None) -> None:
         """Add what was measured of a version."""
         with self._transaction() as connection:
             connection.execute(

@@ -136,7 +136,7 @@ class CoordinatorNode:
     def evaluated(self, version: int, accuracy: float, loss: float) -> None:
         """A version was measured."""
         self.state.evaluated(version, accuracy, loss)
-        self.perform(self.core.on_evaluated(version, accuracy))
+        self.perform(self.core.on_evaluated(version, accuracy, loss))
 
     # ------------------------------------------------------------ messages
 
@@ -154,7 +154,9 @@ class CoordinatorNode:
             self.state.device(hello)
 
     def _on_telemetry(self, sender: str, topic: str, payload: bytes) -> None:
-        self._show(sender, decode_telemetry(payload, topic))
+        telemetry = decode_telemetry(payload, topic)
+        self._show(sender, telemetry)
+        self.perform(self.core.on_seen(self.timers.now_s(), sender, telemetry.boot_epoch))
 
     def _on_machine_message(self, sender: str, topic: str, payload: bytes) -> None:
         envelope = decode(payload, topic)

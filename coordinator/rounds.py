@@ -13,6 +13,7 @@ is at most `max_staleness` versions old, and is counted as expired after that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -56,6 +57,7 @@ class RoundsCore:
         weights, weights_ref: of `version`.
         intake: takes the updates in, and knows what became of every one so far.
         boot_epoch: counts the coordinator's starts, so that orders after a restart are newer.
+        sound_weights: of the newest version whose loss was found finite.
         oldest_base: updates of versions before it were trained on a model that has been replaced.
         patience: factor on the deadline; doubled when a round brings nothing, halved when one is committed.
     """
@@ -78,6 +80,7 @@ class RoundsCore:
     evaluated_version: int = -1
     next_weights: dict[str, Array] = field(default_factory=dict)
     replaces_model: bool = False
+    sound_weights: Mapping[str, Array] | None = None
     oldest_base: int = 0
     patience: int = 1
     policy_ref: BlobRef | None = None
@@ -148,6 +151,15 @@ class RoundsCore:
         device.offered_policy = ""  # what was sent while its link was dying may be lost
         return effects
 
+    def on_seen(self, now_s: float, device_id: str, boot_epoch: int) -> list[CoordinatorEffect]:
+        """A device said something itself: it is there, whatever a late will or somebody else claimed."""
+        device = self.devices.get(device_id)
+        if device is None or device.online or device.hello is None or device.hello.boot_epoch != boot_epoch:
+            return []
+        device.online = True
+        note = Note("device online", device_id, {"reason": "it goes on speaking"})
+        return [note, *self._welcome(now_s, device_id, device)]
+
     def on_message(self, now_s: float, envelope: Envelope) -> list[CoordinatorEffect]:
         """A machine message from a device, already checked against its topic."""
         body = envelope.body
@@ -203,12 +215,16 @@ class RoundsCore:
             effects += self._open_if_enough(now_s)
         return effects
 
-    def on_evaluated(self, version: int, accuracy: float) -> list[CoordinatorEffect]:
-        """The accuracy of a version is known."""
+    def on_evaluated(self, version: int, accuracy: float, loss: float) -> list[CoordinatorEffect]:
+        """A version was measured; one whose loss is not finite gives way to the last sound one."""
         if version < self.evaluated_version:
             return []
         self.evaluated_version, self.accuracy = version, accuracy
         note = Note("version evaluated", details={"version": version, "accuracy": accuracy})
+        if not math.isfinite(loss) and self.sound_weights is not None:
+            return [note, *self._replace_model(dict(self.sound_weights), "unsound model put back")]
+        if version == self.version:
+            self.sound_weights = self.weights
         if self.state == "evaluating" and version == self.version:
             self.state = "finished"
             # The report first: killed between the two, the run is finished again instead of forgotten.
@@ -237,7 +253,11 @@ class RoundsCore:
         """
         if self.state not in ("waiting", "open"):
             raise WorldError(f"the run is {self.state}: the model cannot be replaced at this moment")
-        self.intake.expire("another model was rolled out")
+        return self._replace_model(weights, "model rolled out")
+
+    def _replace_model(self, weights: dict[str, Array], event: str) -> list[CoordinatorEffect]:
+        """Commit these weights instead of what the open round would have made."""
+        self.intake.expire("another model was put in force")
         self.next_weights, self.replaces_model, self.state = weights, True, "committing"
         commit = Commit(
             version=self.version + 1,
@@ -245,7 +265,7 @@ class RoundsCore:
             weights=weights,
             settled=tuple(self.intake.pending.values()),
         )
-        return [CancelTimer("close"), Note("model rolled out", details={"version": self.version + 1}), commit]
+        return [CancelTimer("close"), Note(event, details={"version": self.version + 1}), commit]
 
     def _roll_out(self, rollout: Rollout) -> list[CoordinatorEffect]:
         online = [device_id for device_id, device in self.devices.items() if device.online]

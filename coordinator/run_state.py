@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -81,7 +82,7 @@ class DurableRun:
 
     def evaluated(self, version: int, accuracy: float, loss: float) -> None:
         """Add a version's accuracy to the curve."""
-        self.database.record_accuracy(self.run, version, accuracy, loss)
+        self.database.record_accuracy(self.run, version, accuracy, loss if math.isfinite(loss) else None)
 
     def device(self, hello: Hello) -> None:
         """Remember how a device introduced itself."""

@@ -62,7 +62,7 @@ def verdict(envelope: Envelope, update: Update, device: Device, wanted: Wanted) 
         (wanted.is_over, "expired", "the run is over"),
         (is_repeated, "expired", "another update for the same order counts already"),
         (base_version < 0, "refused", "it does not say which version it builds on"),
-        (base_version < wanted.oldest_base, "expired", "another model was rolled out"),
+        (base_version < wanted.oldest_base, "expired", "another model was put in force"),
         (staleness > most_late, "expired", f"{staleness} versions late, at most {most_late} count"),
         (
             num_bytes > wanted.max_delta_bytes,

@@ -142,6 +142,9 @@ class AgentNode:
         try:
             if topic == fleet_topic(self.fleet, "run"):
                 self._perform(self.core.on_run(decode_run(payload)))
+                # The coordinator is there (again): what it missed need not wait for its turn.
+                self.outbox.on_reconnect(self.timers.now_s())
+                self._offer_outbox()
             elif topic in (
                 down_topic(self.fleet, self.device),
                 down_topic(self.fleet, self.device, bulk=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import shlex
@@ -81,7 +82,8 @@ def install_extras(arguments):
 
 @pytest.mark.parametrize(("document", "line", "mentioned"), COMMANDS)
 def test_a_command_of_the_documents_is_one_that_exists(document, line, mentioned):
-    program, *arguments = shlex.split(line, comments=True)
+    words = shlex.split(line, comments=True)
+    program, *arguments = itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words)
     if program == "edgetide":
         parse_edgetide(arguments, mentioned=mentioned)
     elif program == "scripts/up":

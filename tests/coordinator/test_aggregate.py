@@ -189,26 +189,26 @@ def test_untouched_entries_keep_their_value_whatever_the_delta_says():
 
 
 def test_an_entry_that_half_of_the_steps_trained_is_not_diluted():
-    base = ones_like_base(tensors(1), 0.0)
+    base = ones_like_base(tensors(1), 64.0)
     aggregator = Aggregator(PLAN, base, draw=fixed_draw(((0,), (0,)), ((1,), (0,))))
     aggregator.fold(ones_like_base(base), 10, [(1, 1)], [0, 0], seed=0)
-    np.testing.assert_array_equal(aggregator.finish()["conv1.bias"], [2.0, 2.0, 0.0])
+    np.testing.assert_array_equal(aggregator.finish()["conv1.bias"], [66.0, 66.0, 64.0])
 
 
 def test_rarely_trained_entries_are_raised_no_more_than_the_cap():
-    base = ones_like_base(tensors(1), 0.0)
+    base = ones_like_base(tensors(1), 64.0)
     steps = [((0,), (0,))] * 19 + [((1,), (0,))]
     aggregator = Aggregator(PLAN, base, cap=4.0, draw=fixed_draw(*steps))
     aggregator.fold(ones_like_base(base), 10, [(1, 1)], [0] * 20, seed=0)
-    assert aggregator.finish()["conv1.bias"][1] == 4.0
+    assert aggregator.finish()["conv1.bias"][1] == 68.0
 
 
 def test_an_update_counts_only_for_what_it_trained():
-    base = ones_like_base(tensors(1), 0.0)
+    base = ones_like_base(tensors(1), 64.0)
     aggregator = Aggregator(PLAN, base, draw=fixed_draw(((0,), (0,))))
     aggregator.fold(ones_like_base(base, 1.0), 10, [FULL], [0], seed=0)
     aggregator.fold(ones_like_base(base, 4.0), 10, [(1, 1)], [0], seed=0)
-    np.testing.assert_array_equal(aggregator.finish()["conv1.bias"], [2.5, 1.0, 1.0])
+    np.testing.assert_array_equal(aggregator.finish()["conv1.bias"], [66.5, 65.0, 65.0])
 
 
 def test_long_updates_are_replayed_in_chunks_with_the_right_step_numbers():
@@ -277,11 +277,24 @@ def test_a_hostile_update_is_refused_and_changes_nothing(fault):
     np.testing.assert_array_equal(aggregator.finish()["conv1.bias"], base["conv1.bias"])
 
 
+def scaled(base, factor):
+    return {name: np.float32(factor) * values for name, values in base.items()}
+
+
 def test_the_largest_accepted_deltas_do_not_overflow():
+    base = tensors(1, scale=1e9)
+    aggregator = Aggregator(PLAN, base, draw=draw)
+    aggregator.fold(scaled(base, 9.9), 2**40, [(1, 1)], [0] * 50, seed=1)
+    assert all(np.isfinite(tensor).all() for tensor in aggregator.finish().values())
+
+
+@pytest.mark.parametrize("factor", [10.1, 1e20])
+def test_a_delta_much_larger_than_the_weights_is_refused_and_changes_nothing(factor):
     base = tensors(1)
     aggregator = Aggregator(PLAN, base, draw=draw)
-    aggregator.fold(ones_like_base(base, 1e30), 2**40, [(1, 1)], [0] * 50, seed=1)
-    assert all(np.isfinite(tensor).all() for tensor in aggregator.finish().values())
+    with pytest.raises(PeerError, match="that is no training"):
+        aggregator.fold(scaled(base, factor), 10, [FULL], [0], seed=1)
+    assert aggregator.num_updates == 0
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, np.nan, np.inf])

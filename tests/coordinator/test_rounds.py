@@ -361,35 +361,35 @@ def test_after_the_last_round_no_order_is_sent():
 
 def test_the_run_is_finished_once_when_its_last_version_is_measured():
     fleet = finished_fleet()
-    assert tiny.of_kind(fleet.core.on_evaluated(0, 0.1), Finished) == []
-    assert tiny.of_kind(fleet.core.on_evaluated(1, 0.5), Finished) == []
-    assert len(tiny.of_kind(fleet.core.on_evaluated(2, 0.8), Finished)) == 1
-    assert tiny.of_kind(fleet.core.on_evaluated(2, 0.8), Finished) == []
+    assert tiny.of_kind(fleet.core.on_evaluated(0, 0.1, 1.0), Finished) == []
+    assert tiny.of_kind(fleet.core.on_evaluated(1, 0.5, 1.0), Finished) == []
+    assert len(tiny.of_kind(fleet.core.on_evaluated(2, 0.8, 1.0), Finished)) == 1
+    assert tiny.of_kind(fleet.core.on_evaluated(2, 0.8, 1.0), Finished) == []
 
 
 def test_the_report_is_asked_for_before_the_run_is_called_finished():
     """A coordinator killed between the two finishes the run again; the other way round it began a new one."""
-    kinds = [type(effect) for effect in finished_fleet().core.on_evaluated(2, 0.8)]
+    kinds = [type(effect) for effect in finished_fleet().core.on_evaluated(2, 0.8, 1.0)]
     assert kinds.index(Finished) < kinds.index(Announce)
 
 
 def test_a_finished_run_says_so_with_its_accuracy():
     fleet = finished_fleet()
-    (announce,) = tiny.of_kind(fleet.core.on_evaluated(2, 0.8), Announce)
+    (announce,) = tiny.of_kind(fleet.core.on_evaluated(2, 0.8, 1.0), Announce)
     assert (announce.message.state, announce.message.accuracy) == ("finished", 0.8)
     assert (announce.message.round, announce.message.num_rounds) == (2, 2)
 
 
 def test_a_measurement_that_was_overtaken_by_a_newer_one_is_dropped():
     fleet = Fleet(devices=1)
-    fleet.core.on_evaluated(2, 0.8)
-    assert fleet.core.on_evaluated(1, 0.5) == []
+    fleet.core.on_evaluated(2, 0.8, 1.0)
+    assert fleet.core.on_evaluated(1, 0.5, 1.0) == []
     assert fleet.core.accuracy == 0.8
 
 
 def test_a_device_that_joins_a_finished_run_gets_nothing_to_do():
     fleet = finished_fleet()
-    fleet.do(fleet.core.on_evaluated(2, 0.8))
+    fleet.do(fleet.core.on_evaluated(2, 0.8, 1.0))
     fleet.join("late")
     assert fleet.orders("late") == []
 
@@ -399,10 +399,45 @@ def test_a_coordinator_restarted_after_the_last_round_measures_and_finishes():
     assert [effect.version for effect in tiny.of_kind(fleet.effects, Evaluate)] == [2]
     fleet.join("a")
     assert fleet.orders() == []
-    assert len(tiny.of_kind(fleet.core.on_evaluated(2, 0.8), Finished)) == 1
+    assert len(tiny.of_kind(fleet.core.on_evaluated(2, 0.8, 1.0), Finished)) == 1
 
 
 def test_a_coordinator_restarted_in_the_middle_goes_on_with_the_round_after_the_last_commit():
     fleet = Fleet(devices=1, round=2, version=1).join("a")
     (send,) = fleet.orders()
     assert (send.base_version, send.body.round) == (1, 2)
+
+
+# ---------------------------------------------------------------- a model that is ruined
+
+
+def test_a_version_whose_loss_is_not_finite_gives_way_to_the_last_sound_one():
+    fleet = Fleet(devices=1).join("a")
+    sound = fleet.core.weights
+    fleet.core.on_evaluated(0, 0.1, 2.3)
+    fleet.update("a")
+    fleet.do(fleet.core.on_evaluated(1, 0.1, float("nan")))
+    assert fleet.core.version == 2
+    assert all(np.array_equal(fleet.core.weights[name], sound[name]) for name in sound)
+
+
+def test_a_ruined_last_version_does_not_end_the_run():
+    fleet = Fleet(devices=1, num_rounds=1).join("a")
+    fleet.core.on_evaluated(0, 0.1, 2.3)
+    fleet.update("a")
+    effects = fleet.do(fleet.core.on_evaluated(1, 0.1, float("inf")))
+    assert tiny.of_kind(effects, Finished) == []
+    assert len(tiny.of_kind(fleet.core.on_evaluated(2, 0.5, 1.0), Finished)) == 1
+
+
+def test_a_device_that_goes_on_speaking_is_online_whatever_was_said_of_it():
+    fleet = Fleet(devices=1).join("a")
+    fleet.leave("a")
+    fleet.do(fleet.core.on_seen(fleet.now_s, "a", boot_epoch=1))
+    assert fleet.core.devices["a"].online
+
+
+def test_an_earlier_life_that_speaks_brings_no_device_online():
+    fleet = Fleet(devices=1).join("a", boot_epoch=2)
+    fleet.leave("a")
+    assert fleet.core.on_seen(fleet.now_s, "a", boot_epoch=1) == []

@@ -249,7 +249,7 @@ class RoundsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.evaluations)
     @rule()
     def end_an_evaluation(self):
-        self.take(self.core.on_evaluated(self.evaluations.pop(0), 0.5))
+        self.take(self.core.on_evaluated(self.evaluations.pop(0), 0.5, 1.0))
 
     @precondition(lambda self: self.num_models < 2)
     @rule()
