@@ -31,6 +31,8 @@ SMOOTHED_OVER_S = 3
 MAX_FALL_FRACTION = 0.75
 MIN_RETURN_FRACTION = 0.95
 START_LIMIT_S = 120.0
+QUIET_FRACTION = 0.05
+"""Of all cores; more, used by others before the load, spoils the measurement."""
 
 
 @dataclass
@@ -131,6 +133,12 @@ def measure(report: Report, before_s: int, loaded_s: int) -> None:
         with busy_cores(num_loaded, 10.0 * loaded_s):
             watch.watch(fleet, "loaded", loaded_s)
         watch.watch(fleet, "after", loaded_s)
+    others = [row["cpu_others_fraction"] or 0.0 for row in watch.rows if row["phase"] == "before"]
+    if mean(others) > QUIET_FRACTION:
+        print(
+            f"the machine was not quiet: others used {mean(others):.0%} of it before the load",
+            file=sys.stderr,
+        )
     report.rows = watch.rows
     report.checks = checks(watch.values("before"), watch.values("loaded"), watch.values("after"))
 

@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from coordinator.child import log_tail
 from coordinator.supervisor import Supervisor
 from device_agent.wire.mqtt_options import TlsFiles, parse_url
 from firmware_profiles.errors import UserError, WorldError
+from firmware_profiles.process import own_argv
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class _Embedded:
     passwords: Path | None
 
     def plan(self, port: int) -> _Plan:
-        argv = [sys.executable, "-m", "coordinator.embedded_broker", "--port", str(port)]
+        argv = own_argv("coordinator.embedded_broker", "--port", str(port))
         if self.passwords is not None:
             argv += ["--passwords", str(self.passwords)]
         return _Plan(

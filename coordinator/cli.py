@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from device_agent.cli import DEFAULT_BROKER, Broker, CaFile, CertFile, KeyFile, tls_files
 from device_agent.cli import app as agent_app
 from device_agent.logs import set_up_logs
 from dse.cli import app as dse_app
@@ -20,12 +21,19 @@ from models.cli import app as models_app
 DEFAULT_DATA = "fashion-mnist-small"
 
 app = typer.Typer(
+    rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Training that rises and falls with the device: federated learning over MQTT on small boards.",
 )
-coordinator_app = typer.Typer(no_args_is_help=True, help="The coordinator: rounds, aggregation, dashboard.")
-sim_app = typer.Typer(no_args_is_help=True, help="The same fleet on a virtual clock and a modelled network.")
+coordinator_app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="The coordinator: rounds, aggregation, dashboard."
+)
+sim_app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="The same fleet on a virtual clock and a modelled network.",
+)
 app.add_typer(agent_app, name="agent")
 app.add_typer(coordinator_app, name="coordinator")
 app.add_typer(dse_app, name="dse")
@@ -104,9 +112,10 @@ def up(
 
 @coordinator_app.command("run")
 def run_command(
-    broker: Annotated[
-        str, typer.Option(help="mqtt[s]://[user:password@]host[:port]")
-    ] = "mqtt://127.0.0.1:1883",
+    broker: Broker = DEFAULT_BROKER,
+    ca: CaFile = None,
+    cert: CertFile = None,
+    key: KeyFile = None,
     broker_description: Annotated[
         str, typer.Option(help="What the page calls the broker.", hidden=True)
     ] = "",
@@ -144,6 +153,7 @@ def run_command(
     report = run_coordinator(
         CoordinatorConfig(
             broker=broker,
+            tls=tls_files(ca, cert, key),
             broker_description=broker_description or broker.rpartition("@")[2],
             fleet=check_id(fleet, "fleet"),
             learning=LearningConfig(

@@ -35,6 +35,7 @@ from coordinator.strategies.names import STRATEGIES
 from device_agent.loop import Loop
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.mqtt import MqttBus
+from device_agent.wire.mqtt_options import TlsFiles
 from firmware_profiles.errors import WorldError
 from models.bundle import encode as encode_bundle
 from models.engines.choose import make_engine, resolve_engine
@@ -54,7 +55,7 @@ class CoordinatorConfig:
     """What `edgetide coordinator run` was told.
 
     Attributes:
-        broker: mqtt[s]:// address; broker_description: for people.
+        broker: mqtt[s]:// address; tls: certificate files for mqtts; broker_description: for people.
         fleet: name of the fleet. learning: what to learn.
         min_devices: devices that must be online to begin a round.
         round_s: seconds per round, or None: what the devices need if they all share this machine.
@@ -64,6 +65,7 @@ class CoordinatorConfig:
     """
 
     broker: str
+    tls: TlsFiles | None
     broker_description: str
     fleet: str
     learning: LearningConfig
@@ -160,6 +162,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
     bus = MqttBus(
         config.broker,
         client_id=f"{config.fleet}/coordinator",
+        tls=config.tls,
         on_connect=lambda: loop.post(node.connected),
     )
     node = CoordinatorNode(

@@ -19,6 +19,7 @@ from coordinator.screen import Screen, print_report
 from coordinator.state_lock import locked
 from coordinator.supervisor import Supervisor
 from firmware_profiles.errors import UserError
+from firmware_profiles.process import own_argv
 
 FLEET = "edgetide"
 BOARD_SHARES = (1.0, 0.8, 0.6, 0.45)
@@ -154,7 +155,7 @@ def _start(config: UpConfig, supervisor: Supervisor, name: str, argv: list[str],
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     supervisor.start(
         name,
-        [sys.executable, "-m", "coordinator.cli", *argv],
+        own_argv("coordinator.cli", *argv),
         log_path=config.state / "logs" / f"{name}.log",
         agent=agent,
         env=env,

@@ -26,7 +26,11 @@ CaFile = Annotated[Path | None, typer.Option("--ca", help="mqtts: PEM file of th
 CertFile = Annotated[Path | None, typer.Option("--cert", help="mqtts: PEM file of our certificate.")]
 KeyFile = Annotated[Path | None, typer.Option("--key", help="mqtts: PEM file of its key.")]
 
-app = typer.Typer(no_args_is_help=True, help="The agent on a device: senses, chooses, trains, reports.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="The agent on a device: senses, chooses, trains, reports.",
+)
 app.command("profile")(profile)
 
 
@@ -68,26 +72,26 @@ def run(
 ) -> None:
     """Join a fleet and train whenever the coordinator asks and the policy allows."""
     from device_agent.local_data import DataConfig, parse_shard  # noqa: PLC0415 - keeps --help light
-    from device_agent.runtime import AgentConfig, run_agent  # noqa: PLC0415
+    from device_agent.runtime import AgentConfig  # noqa: PLC0415
+    from device_agent.service import Service, become  # noqa: PLC0415
     from device_agent.wire.topics import check_id  # noqa: PLC0415
     from firmware_profiles.profile import detect_profile, load_profile  # noqa: PLC0415
 
     set_up_logs(log_level)
     device_id = check_id(device or re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower())[:64].strip("-"))
-    run_agent(
-        AgentConfig(
-            broker=broker,
-            tls=tls_files(ca, cert, key),
-            fleet=check_id(fleet, "fleet"),
-            device=device_id,
-            data=DataConfig(
-                source=data, shard=None if shard is None else parse_shard(shard), scheme=partition, seed=seed
-            ),
-            profile=detect_profile() if board is None else load_profile(board),
-            policy=policy,
-            state=state or default_state("agents") / device_id,
-            engine=engine,
-            num_threads=threads,
-            cohort=cohort,
-        )
+    config = AgentConfig(
+        broker=broker,
+        tls=tls_files(ca, cert, key),
+        fleet=check_id(fleet, "fleet"),
+        device=device_id,
+        data=DataConfig(
+            source=data, shard=None if shard is None else parse_shard(shard), scheme=partition, seed=seed
+        ),
+        profile=detect_profile() if board is None else load_profile(board),
+        policy=policy,
+        state=state or default_state("agents") / device_id,
+        engine=engine,
+        num_threads=threads,
+        cohort=cohort,
     )
+    become(Service(config, log_level))

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -113,5 +114,10 @@ def be_nice() -> None:
     if hasattr(os, "SCHED_BATCH"):
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if os.getsid(0) == os.getpid():
+        # Where the kernel schedules sessions as groups, niceness counts within ours only: the group's own
+        # has to be set too (sched(7), "The autogroup feature"). A shell's session is not ours to slow down.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(NICENESS), "ascii")
     with contextlib.suppress(OSError, psutil.Error, AttributeError, ValueError):
         psutil.Process().ionice(psutil.IOPRIO_CLASS_BE, 7)

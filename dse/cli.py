@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from models.table import ParetoTable
 
 app = typer.Typer(
+    rich_markup_mode=None,
     name="dse",
     help="Search for the dropout vectors worth choosing, offline, on a strong machine.",
     no_args_is_help=True,

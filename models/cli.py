@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415
 
 app = typer.Typer(
+    rich_markup_mode=None,
     name="models",
     help="List, trace, check and export networks.",
     no_args_is_help=True,
