@@ -14,7 +14,7 @@ from device_agent.logs import PACKAGES, JsonLines, set_up_logs
 def told(monkeypatch):
     """The configurations that `agent run` would have run."""
     told = []
-    monkeypatch.setattr("device_agent.runtime.run_agent", told.append)
+    monkeypatch.setattr("device_agent.service.become", lambda service: told.append(service.config))
     return told
 
 
