@@ -31,7 +31,8 @@ class Service(msgspec.Struct, frozen=True):
 def become(service: Service) -> NoReturn:
     """Replace this process, which keeps its pid."""
     text = msgspec.json.encode(service, enc_hook=_path_to_text).decode()
-    argv = own_argv("device_agent.service")
+    # The arguments are for people who look at the process list.
+    argv = own_argv("device_agent.service", "agent", "run", "--id", service.config.device)
     os.execve(argv[0], argv, {**os.environ, VARIABLE: text})  # noqa: S606 - our own program
 
 
