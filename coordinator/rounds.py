@@ -143,13 +143,12 @@ class RoundsCore:
         if not status.online and device.hello is not None and status.boot_epoch < device.hello.boot_epoch:
             return []  # the will of an earlier life, overtaken by a restart
         device.online = status.online
-        effects: list[CoordinatorEffect] = [
-            Note("device online" if status.online else "device offline", device_id, {"reason": status.reason})
-        ]
+        event = "device online" if status.online else "device offline"
+        note = Note(event, device_id, {"reason": status.reason})
         if status.online:
-            return [*effects, *self._welcome(now_s, device_id, device)]
+            return [note, *self._welcome(now_s, device_id, device)]
         device.offered_policy = ""  # what was sent while its link was dying may be lost
-        return effects
+        return [note]
 
     def on_seen(self, now_s: float, device_id: str, boot_epoch: int) -> list[CoordinatorEffect]:
         """A device said something itself: it is there, whatever a late will or somebody else claimed."""
