@@ -1,4 +1,4 @@
-"""What an idle agent takes of a board, beside a bare MQTT client, and what a decision costs.
+"""What an agent takes of a board, idle and training, and what a decision costs.
 
     python -m benchmarks.agent [--quick] [--json]
 
@@ -8,19 +8,25 @@ For both it measures the time from the start of the process to its hello, the re
 seconds later, and the CPU time of an idle stretch. Then, in this process, a reading of the sensors
 (the peer: psutil's calls for the same quantities) and the choice of a vector from the shipped table,
 as they are made before every mini-batch.
+
+Then agents train the default network in one fleet, each on another engine: their highest resident
+memory, and what they still hold after the run. Last, what an agent's environment takes of the disk with
+onnxruntime, and with torch as it is installed here (`benchmarks.installed`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +34,15 @@ import paho.mqtt.client as paho
 import psutil
 from paho.mqtt.enums import CallbackAPIVersion
 
+from benchmarks.engine_worker import peak_rss_bytes
+from benchmarks.installed import installed_bytes, needed
 from benchmarks.report import Check, Report, median, parser, publish, time_interleaved
 from coordinator.broker import start_broker
 from device_agent.sensors import Sensors
 from device_agent.wire.mqtt_options import parse_url
 from device_agent.wire.topics import device_topic
 from firmware_profiles.resources import Budget
+from models.engines.choose import ENGINES
 from models.step_times import StepTimes
 from models.table import select
 from models.zoo import shipped_table
@@ -41,11 +50,14 @@ from models.zoo import shipped_table
 ROOT = Path(__file__).resolve().parent.parent
 FLEET = "bench"
 MAX_IDLE_RSS_MB = 60.0
-"""The issue's limit for an idle agent process."""
+MAX_TRAINING_RSS_MB = 130.0
+"""The issue's limits for an agent process, idle, and training the default network on `onnx`."""
 
 SETTLE_S = 3.0
 HELLO_LIMIT_S = 60.0
 MODEL = "cnn-28"
+TRAINING_ENGINES = ("onnx", "torch")
+ROUND_S = 300
 
 PEER = """
 import sys
@@ -119,6 +131,12 @@ def started(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+def agent_argv(broker_url: str, device: str, folder: str, options: Sequence[str] = ()) -> list[str]:
+    """The command of an agent that keeps its state in a folder of its own."""
+    argv = [sys.executable, "-m", "coordinator.cli", "agent", "run", "--broker", broker_url, "--fleet", FLEET]
+    return [*argv, "--id", device, "--state", f"{folder}/{device}", *options]
+
+
 def watch_idle(hellos: Hellos, device: str, argv: list[str], idle_s: float) -> Idle:
     """Start a process, wait for its hello, let it settle, and look at it."""
     heard = hellos.expect(device)
@@ -146,12 +164,9 @@ def measure_idle(report: Report, num_repeats: int, idle_s: float) -> None:
         hellos = Hellos(endpoint.host, endpoint.port)
         for index in range(num_repeats):
             agent, bare = f"agent-{index}", f"bare-{index}"
-            agent_argv = [sys.executable, "-m", "coordinator.cli", "agent", "run"]
-            agent_argv += ["--broker", broker.url, "--fleet", FLEET, "--id", agent]
-            agent_argv += ["--state", f"{folder}/{agent}"]
             bare_argv = [sys.executable, "-c", PEER, endpoint.host, str(endpoint.port)]
             bare_argv += [device_topic(FLEET, bare, "hello"), bare]
-            measured["agent"].append(watch_idle(hellos, agent, agent_argv, idle_s))
+            measured["agent"].append(watch_idle(hellos, agent, agent_argv(broker.url, agent, folder), idle_s))
             measured["bare paho-mqtt client"].append(watch_idle(hellos, bare, bare_argv, idle_s))
         hellos.close()
         kind = broker.kind
@@ -176,6 +191,59 @@ def measure_idle(report: Report, num_repeats: int, idle_s: float) -> None:
             f"a bare paho-mqtt client: {peer['rss_mb']:.1f} MB",
         )
     )
+
+
+def measure_training(report: Report, num_rounds: int, passes: float) -> None:
+    """Agents that train in one fleet, one on each engine that is installed."""
+    kinds = [kind for kind in TRAINING_ENGINES if ENGINES[kind].is_installed()]
+    with (
+        tempfile.TemporaryDirectory(prefix="edgetide-bench-") as folder,
+        start_broker("auto", Path(folder, "broker")) as broker,
+        contextlib.ExitStack() as stack,
+    ):
+        agents = {
+            kind: stack.enter_context(started(agent_argv(broker.url, kind, folder, ["--engine", kind])))
+            for kind in kinds
+        }
+        argv = [sys.executable, "-m", "coordinator.cli", "coordinator", "run", "--exit", "--port", "0"]
+        argv += ["--broker", broker.url, "--fleet", FLEET, "--model", MODEL, "--devices", str(len(kinds))]
+        argv += ["--rounds", str(num_rounds), "--passes", str(passes), "--round-seconds", str(ROUND_S)]
+        argv += ["--state", f"{folder}/coordinator", "--json"]
+        ran = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        trained = {
+            device["id"]: device["updates"] for device in json.loads(ran.stdout.splitlines()[-1])["devices"]
+        }
+        for kind, agent in agents.items():
+            report.rows.append(
+                {
+                    "training_agent": kind,
+                    "model": MODEL,
+                    "updates": trained[kind],
+                    "peak_rss_mb": peak_rss_bytes(agent.pid) / 1e6,
+                    "rss_afterwards_mb": psutil.Process(agent.pid).memory_info().rss / 1e6,
+                }
+            )
+    others = [row for row in report.rows if row.get("training_agent") == "torch"]
+    peer = f"the same agent on torch: {others[0]['peak_rss_mb']:.0f} MB" if others else "no torch here"
+    for row in report.rows:
+        if row.get("training_agent") == "onnx":
+            name = "peak resident memory of an agent that trains on onnx, MB"
+            report.checks.append(Check(name, row["peak_rss_mb"], "<=", MAX_TRAINING_RSS_MB, peer))
+
+
+def measure_environments(report: Report) -> None:
+    """Disk that an agent's environment takes with each engine, of the packages installed here."""
+    for kind, requirements in {"onnx": ["edgetide[onnx]"], "torch": ["edgetide", "torch"]}.items():
+        if ENGINES[kind].is_installed():
+            names = needed(requirements)
+            report.rows.append(
+                {
+                    "environment": " and ".join(requirements),
+                    "num_packages": len(names),
+                    "installed_mb": installed_bytes(names) / 1e6,
+                    "version": metadata.version("torch" if kind == "torch" else "onnxruntime"),
+                }
+            )
 
 
 def measure_decisions(report: Report, num_repeats: int) -> None:
@@ -213,13 +281,15 @@ def _cpu_s(process: psutil.Process) -> float:
 
 def main() -> int:
     """Measure and print."""
-    options = parser("What an idle agent takes, beside a bare MQTT client.").parse_args()
+    options = parser("What an agent takes of a board, idle and training.").parse_args()
     report = Report("agent")
     if options.quick:
         measure_idle(report, num_repeats=1, idle_s=10.0)
     else:
         measure_idle(report, num_repeats=5, idle_s=10.0)
     measure_decisions(report, num_repeats=15 if options.quick else 50)
+    measure_training(report, num_rounds=1 if options.quick else 3, passes=0.25 if options.quick else 2.0)
+    measure_environments(report)
     return publish(report, as_json=options.json)
 
 

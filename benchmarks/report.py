@@ -13,9 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Name = TypeVar("Name")
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -127,17 +130,33 @@ def time_interleaved(
             run()
         once_s = _time(run, 1, clock)
         num_calls[name] = max(1, round(min_sample_s / once_s)) if min_sample_s else 1
-    names, seconds = list(runs), {name: [] for name in runs}
+    samplers = {name: partial(_time, run, num_calls[name], clock) for name, run in runs.items()}
     gc.collect()
     gc.disable()
     try:
-        for repeat in range(num_repeats):
-            shift = repeat % len(names)
-            for name in names[shift:] + names[:shift]:
-                seconds[name].append(_time(runs[name], num_calls[name], clock))
+        return sample_interleaved(samplers, num_repeats)
     finally:
         gc.enable()
-    return seconds
+
+
+def sample_interleaved(
+    samplers: Mapping[Name, Callable[[], float]], num_repeats: int
+) -> dict[Name, list[float]]:
+    """Take samples in turn, of functions that measure themselves (in a process of their own).
+
+    Args:
+        samplers: name -> takes one sample.
+        num_repeats: samples of each.
+
+    Returns:
+        Name -> one sample for each repeat; the order of the samplers changes with the repeat.
+    """
+    names, samples = list(samplers), {name: [] for name in samplers}
+    for repeat in range(num_repeats):
+        shift = repeat % len(names)
+        for name in names[shift:] + names[:shift]:
+            samples[name].append(samplers[name]())
+    return samples
 
 
 def _time(run: Callable[[], object], num_calls: int, clock: Callable[[], float]) -> float:

@@ -41,6 +41,7 @@ from models.cost import CostModel
 from models.engines.choose import make_engine
 from models.engines.engine import Engine
 from models.graph import ModelGraph
+from models.losses import LossSettings
 from models.optim import Optimizer, OptimizerSettings
 from models.subnet import Array, DropoutVector, cut, sample, scatter, uniform_vector
 from models.widths import WidthPlan, plan_widths
@@ -50,7 +51,7 @@ from models.zoo.initial import initial_weights
 NETWORKS = ("cnn-28", "resnet-20")
 KEEP_FRACTIONS = (1.0, 0.75, 0.5, 0.25)
 BATCH_SIZE = 32
-SETTINGS = OptimizerSettings(learning_rate=0.01, momentum=0.9)
+LEARNING_RATE, MOMENTUM = 0.01, 0.9
 
 
 @dataclass
@@ -109,15 +110,21 @@ def _prepare(graph: ModelGraph, name: str, vector: DropoutVector) -> tuple[_Trai
     weights = {key: values for key, values in initial_weights(graph, 0).items() if key in graph.parameters}
     inputs = random.standard_normal((BATCH_SIZE, *graph.input_shape)).astype(np.float32)
     labels = random.integers(0, graph.num_classes, BATCH_SIZE)
-    engine = make_engine("torch", graph, "cross-entropy", 1)
-    training = _Training(engine, plan, vector, weights, Optimizer(SETTINGS), inputs, labels)
+    engine = make_engine("torch", graph, LossSettings(), 1)
+    training = _Training(
+        engine,
+        plan,
+        vector,
+        weights,
+        Optimizer(OptimizerSettings(learning_rate=LEARNING_RATE, momentum=MOMENTUM)),
+        inputs,
+        labels,
+    )
     entry = zoo_entry(name)
     plain = entry.make(entry.input_shape, entry.num_classes)
     sub = cut(plan, weights, sample(plan, vector, seed=1, step=0))
     peers = {
-        form: training_run(
-            narrowed(plain, sub), form, SETTINGS.learning_rate, SETTINGS.momentum, inputs, labels
-        )
+        form: training_run(narrowed(plain, sub), form, LEARNING_RATE, MOMENTUM, inputs, labels)
         for form in FORMATS
     }
     return training, peers

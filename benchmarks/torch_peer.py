@@ -1,4 +1,4 @@
-"""The peer of the step benchmark: a plain torch module of a given width, trained the usual way."""
+"""The peer of ours in step time: a plain torch module of a given width, trained the usual way."""
 
 from __future__ import annotations
 
@@ -80,12 +80,7 @@ def training_run(
         inputs: float32 [N, *input_shape].
         labels: int64 [N].
     """
-    module = _without_crash(module) if memory_format == "channels_last" else module
-    module = module.to(memory_format=FORMATS[memory_format]).train()  # pyright: ignore[reportCallIssue]  # torch documents it
-    x = torch.from_numpy(np.ascontiguousarray(inputs))
-    y = torch.from_numpy(labels)
-    if x.ndim == 4:
-        x = x.to(memory_format=FORMATS[memory_format])
+    module, x, y = _laid_out(module, memory_format, inputs, labels)
     optimizer = torch.optim.SGD(module.parameters(), lr=learning_rate, momentum=momentum, fused=True)
 
     def step() -> float:
@@ -96,6 +91,39 @@ def training_run(
         return loss.item()
 
     return step
+
+
+def gradients_run(
+    module: nn.Module, memory_format: str, inputs: Array, labels: NDArray
+) -> Callable[[], object]:
+    """Forward and backward pass of a plain module, as a function to time.
+
+    Args:
+        module: of the wanted width.
+        memory_format: a key of FORMATS.
+        inputs: float32 [N, *input_shape].
+        labels: int64 [N].
+    """
+    module, x, y = _laid_out(module, memory_format, inputs, labels)
+
+    def gradients() -> float:
+        module.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(module(x), y)
+        loss.backward()
+        return loss.item()
+
+    return gradients
+
+
+def _laid_out(
+    module: nn.Module, memory_format: str, inputs: Array, labels: NDArray
+) -> tuple[nn.Module, Tensor, Tensor]:
+    module = _without_crash(module) if memory_format == "channels_last" else module
+    module = module.to(memory_format=FORMATS[memory_format]).train()  # pyright: ignore[reportCallIssue]  # torch documents it
+    x = torch.from_numpy(np.ascontiguousarray(inputs))
+    if x.ndim == 4:
+        x = x.to(memory_format=FORMATS[memory_format])
+    return module, x, torch.from_numpy(labels)
 
 
 def _without_crash(module: nn.Module) -> nn.Module:

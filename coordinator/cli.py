@@ -46,6 +46,10 @@ Strategy = Annotated[str, typer.Option(help="How the fleet learns: distreal, ful
 Model = Annotated[str, typer.Option(help="Zoo name or ONNX file (see `edgetide models list`).")]
 Data = Annotated[str, typer.Option(help="Data set: name, idx, npz, CSV, image or WAV folder.")]
 Engine = Annotated[str, typer.Option(help="auto, torch, onnx or ort-training.")]
+Engines = Annotated[
+    str,
+    typer.Option(help="auto, torch, onnx or ort-training; several, as in onnx,torch, for a mixed fleet."),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the web page; 0 for any free one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides weights, data split and orders.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object on stdout.")]
@@ -54,7 +58,12 @@ Passes = Annotated[float, typer.Option(min=0.01, help="Passes over the local dat
 RoundSeconds = Annotated[
     str, typer.Option(help="Seconds per round, or auto: what devices on this machine need.")
 ]
-Rate = Annotated[float, typer.Option(min=0.0, help="Learning rate of the first round.")]
+OptimizerName = Annotated[
+    str, typer.Option("--optimizer", help="sgd, adamw, or a YAML file (see docs/models.md).")
+]
+Rate = Annotated[
+    float | None, typer.Option(min=0.0, help="Learning rate of the first round; the optimiser's by default.")
+]
 Partition = Annotated[str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, owner.")]
 State = Annotated[Path | None, typer.Option(help="Folder that keeps the run.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new run instead of resuming.")]
@@ -68,13 +77,14 @@ def up(
     model: Model = "cnn-28",
     data: Data = DEFAULT_DATA,
     broker: Annotated[str, typer.Option(help="auto, mosquitto, embedded or mqtt[s]://…")] = "auto",
-    engine: Engine = "auto",
+    engine: Engines = "auto",
     port: Port = 8080,
     seed: Seed = 0,
     table: Table = None,
     passes: Passes = 4.0,
     round_seconds: RoundSeconds = "auto",
-    learning_rate: Rate = 0.05,
+    optimizer: OptimizerName = "sgd",
+    learning_rate: Rate = None,
     partition: Partition = "iid",
     state: State = None,
     fresh: Fresh = False,  # noqa: FBT002 - a flag
@@ -82,9 +92,11 @@ def up(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Start a whole fleet on this machine: broker, coordinator, agents, web page."""
+    from coordinator.settings import read_optimizer  # noqa: PLC0415
     from coordinator.up import UpConfig, run_up  # noqa: PLC0415
 
-    _round_seconds(round_seconds)  # the coordinator reads it; a mistake is told before it is started
+    _round_seconds(round_seconds)  # the coordinator reads these; a mistake is told before it is started
+    read_optimizer(optimizer)
     report = run_up(
         UpConfig(
             devices=devices,
@@ -99,6 +111,7 @@ def up(
             table=table,
             passes=passes,
             round_seconds=round_seconds,
+            optimizer=optimizer,
             learning_rate=learning_rate,
             partition=partition,
             state=state or default_state("up"),
@@ -132,7 +145,8 @@ def run_command(
     table: Table = None,
     passes: Passes = 4.0,
     round_seconds: RoundSeconds = "60",
-    learning_rate: Rate = 0.05,
+    optimizer: OptimizerName = "sgd",
+    learning_rate: Rate = None,
     state: State = None,
     database: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL; a file in the state folder by default.")
@@ -146,7 +160,7 @@ def run_command(
 ) -> None:
     """Run the rounds of a fleet over a broker that is already there."""
     from coordinator.runtime import CoordinatorConfig, run_coordinator  # noqa: PLC0415
-    from coordinator.settings import LearningConfig  # noqa: PLC0415
+    from coordinator.settings import LearningConfig, read_optimizer  # noqa: PLC0415
     from device_agent.wire.topics import check_id  # noqa: PLC0415
 
     set_up_logs()
@@ -165,6 +179,7 @@ def run_command(
                 seed=seed,
                 num_rounds=rounds,
                 passes=passes,
+                optimizer=read_optimizer(optimizer),
                 learning_rate=learning_rate,
             ),
             min_devices=devices,

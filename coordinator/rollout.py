@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import safetensors.numpy
 
 from coordinator.control import Request
@@ -12,7 +13,6 @@ from coordinator.node import CoordinatorNode
 from coordinator.settings import Learning
 from firmware_profiles.errors import EdgetideError, UserError
 from firmware_profiles.policy import parse_policy
-from models.bundle import Bundle
 from models.bundle import encode as encode_bundle
 from models.graph import digest as graph_digest
 from models.table import parse_table
@@ -57,7 +57,7 @@ def roll_out(node: CoordinatorNode, learning: Learning, request: Request) -> str
         return f"policy sent to {online} devices; it takes effect at the next mini-batch"
     if request.kind == "table":
         table = parse_table(request.content, graph_digest(graph), plan)
-        bundle = Bundle(graph=graph, plan=plan, table=table, settings=core.bundle.settings)
+        bundle = msgspec.structs.replace(core.bundle, table=table)
         refs = node.blobs.put(encode_bundle(bundle)), node.blobs.put(request.content)
         node.perform(core.on_table_rollout(bundle, *refs))
         num_vectors = len(table.entries)

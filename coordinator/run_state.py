@@ -105,18 +105,27 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
     Args:
         database: that holds the run.
         run: its id.
-        about: what the database does not know: broker, engine.
+        about: what the database does not know: broker, the coordinator's engine. In the report stands what
+            the devices computed with, if they told.
     """
     curve = database.curve(run)
     measured = [(version.wall_s, version.accuracy) for version in curve if version.accuracy is not None]
     outcomes = database.outcomes(run)
+    hellos = database.devices()
     devices: dict[str, dict[str, Any]] = {}
     for outcome in outcomes:
         if outcome.outcome != "applied":
             continue
         device = devices.setdefault(
             outcome.update.device,
-            {"id": outcome.update.device, "updates": 0, "batches": 0, "macs": 0, "vectors": {}},
+            {
+                "id": outcome.update.device,
+                "engine": hellos.get(outcome.update.device, {}).get("engine"),
+                "updates": 0,
+                "batches": 0,
+                "macs": 0,
+                "vectors": {},
+            },
         )
         device["updates"] += 1
         device["macs"] += outcome.macs
@@ -129,7 +138,10 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
             totals[vector] = totals.get(vector, 0) + count
     num_batches = sum(totals.values())
     last = curve[-1] if curve else None
+    engines = sorted({device["engine"] for device in devices.values()} - {None})
     return {
+        **about,
+        **({"engine": ", ".join(engines)} if engines else {}),
         "run": run,
         "accuracy": measured[-1][1] if measured else None,
         "accuracy_curve": [[round(wall_s, 3), accuracy] for wall_s, accuracy in measured],
@@ -145,7 +157,6 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
             for vector, count in sorted(totals.items(), key=lambda item: -item[1])
         },
         "devices": [devices[name] for name in sorted(devices)],
-        **about,
     }
 
 

@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from coordinator.blobs import Blobs
 from coordinator.control import ControlServer, Request
 from coordinator.dashboard.app import create_app
@@ -39,6 +41,7 @@ from device_agent.wire.mqtt_options import TlsFiles
 from firmware_profiles.errors import WorldError
 from models.bundle import encode as encode_bundle
 from models.engines.choose import make_engine, resolve_engine
+from models.engines.engine import Engine
 from models.export import GRAPH_FILE
 from models.graph import encode as encode_graph
 from models.weights import pack
@@ -144,7 +147,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
     }
     loop = Loop()
     evaluator = Evaluator(
-        lambda: make_engine(config.learning.engine, learning.bundle.graph, learning.bundle.settings.loss, 1),
+        lambda: _make_engine(learning),
         learning.data.train,
         learning.data.test,
         done=lambda version, accuracy, loss: loop.post(lambda: node.evaluated(version, accuracy, loss)),
@@ -204,6 +207,12 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         evaluator.close()
         bus.close()
     return make_report(database, run.id, about)
+
+
+def _make_engine(learning: Learning) -> Engine:
+    """The coordinator's own, to measure with."""
+    bundle = learning.bundle
+    return make_engine(learning.config.engine, bundle.graph, bundle.settings.loss, 1, bundle.artifacts)
 
 
 def _core(
@@ -294,10 +303,7 @@ def _curve(database: Database, run: str) -> list[dict[str, Any]]:
 
 
 def _plain(config: CoordinatorConfig) -> dict[str, Any]:
-    learning = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(config.learning).items()
-    }
+    learning = msgspec.to_builtins(asdict(config.learning), enc_hook=str)  # str: of a Path
     return {"learning": learning, "min_devices": config.min_devices, "round_s": config.round_s}
 
 

@@ -16,6 +16,18 @@ from rich.text import Text
 LINE_S = 5.0
 """How often a line is written where there is no terminal."""
 
+_COLUMNS = (
+    "device",
+    "engine",
+    "state",
+    "vector",
+    "MACs",
+    "CPU share",
+    "others",
+    "memory",
+    "°C",
+    "batches",
+)
 _STATE_STYLE = {
     "training": "green",
     "reporting": "cyan",
@@ -74,7 +86,7 @@ def one_line(view: dict[str, Any]) -> str:
 def devices_table(view: dict[str, Any]) -> Table:
     """One row a device."""
     table = Table(expand=True)
-    for name in ("device", "state", "vector", "MACs", "CPU share", "others", "memory", "°C", "batches"):
+    for name in _COLUMNS:
         table.add_column(name)
     for told in view["devices"]:
         state = Text(told["state"], style=_STATE_STYLE.get(told["state"], ""))
@@ -85,6 +97,7 @@ def devices_table(view: dict[str, Any]) -> Table:
         warm = told["temperature_celsius"]
         table.add_row(
             Text(told["device"]),
+            Text((told["hello"] or {}).get("engine", "-")),
             state,
             "-" if vector is None else "·".join(map(str, vector[:8])) + ("…" if len(vector) > 8 else ""),
             _percent(told["macs_fraction"]),
@@ -124,11 +137,12 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
         shares.add_row(_short(vector), _percent(share))
     console.print(shares)
     devices = Table(title="Devices")
-    for name in ("device", "updates", "mini-batches", "training GMACs", "vectors used"):
+    for name in ("device", "engine", "updates", "mini-batches", "training GMACs", "vectors used"):
         devices.add_column(name)
     for device in report["devices"]:
         devices.add_row(
             Text(device["id"]),
+            Text(device.get("engine") or "-"),
             str(device["updates"]),
             str(device["batches"]),
             f"{device['macs'] / 1e9:.1f}",

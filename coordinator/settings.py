@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from coordinator.strategies.names import STRATEGIES
 from firmware_profiles.errors import UserError
+from firmware_profiles.strict import load_strict
 from models.bundle import Bundle, TrainingSettings
 from models.data.batches import shuffled_batches
 from models.data.dataset import DataSplit, load_data, match
-from models.engines.choose import make_engine
+from models.engines.choose import make_engine, resolve_engine
 from models.graph import digest as graph_digest
 from models.optim import Optimizer, OptimizerSettings
+from models.schedules import learning_rate_at
 from models.step import training_step
 from models.subnet import Array, full_subnet
 from models.table import ParetoTable, find_fault, load_table, uniform_table
@@ -22,7 +25,12 @@ from models.widths import plan_widths
 from models.zoo import ZOO, initial_weights, load_model, shipped_table
 
 FALLBACK_FRACTIONS = (0.25, 0.35, 0.5, 0.625, 0.75, 0.875, 1.0)
-FINAL_RATE_FRACTION = 0.1
+
+OPTIMIZERS = {
+    "sgd": OptimizerSettings(weight_decay=1e-4, clip_norm=5.0, schedule="cosine"),
+    "adamw": OptimizerSettings(method="adamw", weight_decay=0.01, clip_norm=5.0, schedule="cosine"),
+}
+"""What the names of `--optimizer` mean; both rates fall along a cosine over the rounds."""
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**53),
@@ -30,9 +38,6 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "passes": (0.01, 1e4),
     "batch_size": (1, 2**20),
     "learning_rate": (1e-9, 1e3),
-    "momentum": (0.0, 0.9999),
-    "weight_decay": (0.0, 1e3),
-    "clip_norm": (1e-9, 1e9),
 }
 
 
@@ -43,10 +48,12 @@ class LearningConfig:
     Attributes:
         model: zoo name or ONNX file. data: name or path.
         strategy: key of STRATEGIES. table: file, or None for the shipped or a uniform one.
-        engine: name of an engine. seed: of initial weights, data split and orders.
+        engine: the coordinator's own, which measures; devices have theirs.
+        seed: of initial weights, data split and orders.
         num_rounds: aggregations. passes: over the local data per round.
-        batch_size, learning_rate, momentum, weight_decay, clip_norm: of local training; the rate falls
-            to a tenth over the rounds, along a cosine.
+        batch_size: of local training.
+        optimizer: of local training; its schedule counts rounds.
+        learning_rate: replaces the optimiser's if given.
     """
 
     model: str
@@ -58,10 +65,8 @@ class LearningConfig:
     num_rounds: int = 8
     passes: float = 4.0
     batch_size: int = 32
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    clip_norm: float = 5.0
+    optimizer: OptimizerSettings = OPTIMIZERS["sgd"]
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,22 +90,19 @@ class Learning:
         return graph_digest(self.bundle.graph)
 
     def learning_rates(self) -> tuple[float, ...]:
-        """One per round, falling along a cosine to FINAL_RATE_FRACTION of the first."""
-        config = self.config
-        span = max(1, config.num_rounds - 1)
-        low = FINAL_RATE_FRACTION
-        return tuple(
-            config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * index / span)))
-            for index in range(config.num_rounds)
-        )
+        """One per round, along the optimiser's schedule."""
+        optimizer = self.bundle.settings.optimizer
+        return tuple(learning_rate_at(optimizer, index) for index in range(self.config.num_rounds))
 
 
 def prepare_learning(config: LearningConfig) -> Learning:
     """Load data and model and put the bundle together.
 
     Raises:
-        UserError: something named does not exist, cannot be read, or does not fit the rest.
+        UserError: something named does not exist, cannot be read, or does not fit the rest; or the engine
+            is not installed here.
     """
+    resolve_engine(config.engine)
     if config.strategy not in STRATEGIES:
         raise UserError(f"strategy {config.strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}")
     _check_numbers(config)
@@ -110,29 +112,57 @@ def prepare_learning(config: LearningConfig) -> Learning:
     graph, weights = load_model(config.model, *fit)
     data = match(data, graph.input_shape, graph.num_classes)
     plan = plan_widths(graph)
-    optimizer = OptimizerSettings(
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-    )
-    settings = TrainingSettings(batch_size=config.batch_size, optimizer=optimizer)
+    settings = TrainingSettings(batch_size=config.batch_size, optimizer=_optimizer(config))
     table = _table(config, graph_digest(graph)) or uniform_table(
         graph, plan, config.batch_size, FALLBACK_FRACTIONS
     )
     if fault := find_fault(table, graph_digest(graph), plan):
         raise UserError(f"table {config.table or table.source}: {fault}")
-    bundle = Bundle(graph=graph, plan=plan, table=table, settings=settings)
+    from models.gradients.build import build_artifacts  # noqa: PLC0415 - it imports onnx, as load_model does
+
+    bundle = Bundle(
+        graph=graph,
+        plan=plan,
+        table=table,
+        settings=settings,
+        artifacts=build_artifacts(graph, settings.loss),
+    )
     if weights is None:
         weights = initial_weights(graph, config.seed)
     # A file's batch-norm statistics stay behind: they are measured anew for each version.
     return Learning(config, bundle, {name: weights[name] for name in graph.parameters}, data)
 
 
+def read_optimizer(text: str) -> OptimizerSettings:
+    """The optimiser that an option names: a key of OPTIMIZERS or a YAML file of OptimizerSettings' keys.
+
+    Raises:
+        UserError: it is neither, or the file does not fit.
+    """
+    if text in OPTIMIZERS:
+        return OPTIMIZERS[text]
+    if "/" in text or "." in text:
+        return load_strict(text, OptimizerSettings)
+    raise UserError(f"optimizer {text!r} is unknown: choose {', '.join(OPTIMIZERS)} or name a YAML file")
+
+
+def _optimizer(config: LearningConfig) -> OptimizerSettings:
+    """The optimiser with the numbers that the run decides."""
+    changes: dict[str, float] = {}
+    if config.learning_rate is not None:
+        changes["learning_rate"] = config.learning_rate
+    if config.optimizer.schedule == "cosine" and config.optimizer.total is None:
+        changes["total"] = config.num_rounds
+    try:
+        return msgspec.structs.replace(config.optimizer, **changes)
+    except ValueError as error:
+        raise UserError(f"optimizer: {error}") from error
+
+
 def _check_numbers(config: LearningConfig) -> None:
     for name, (low, high) in _LIMITS.items():
         value = getattr(config, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise UserError(f"{name} is {value}: give {low:g} to {high:g}")
 
 
@@ -146,7 +176,7 @@ def _table(config: LearningConfig, digest: str) -> ParetoTable | None:
 def seconds_of_a_full_step(learning: Learning, num_steps: int = 4) -> float:
     """Seconds of one core that the full network's mini-batch takes on this machine (the fastest of a few)."""
     bundle = learning.bundle
-    engine = make_engine(learning.config.engine, bundle.graph, bundle.settings.loss, 1)
+    engine = make_engine(learning.config.engine, bundle.graph, bundle.settings.loss, 1, bundle.artifacts)
     weights = {name: value.copy() for name, value in learning.weights.items()}
     optimizer, subnet = Optimizer(bundle.settings.optimizer), full_subnet(bundle.plan)
     stream = shuffled_batches(len(learning.data.train), bundle.settings.batch_size, learning.config.seed)

@@ -20,6 +20,7 @@ from coordinator.state_lock import locked
 from coordinator.supervisor import Supervisor
 from firmware_profiles.errors import UserError
 from firmware_profiles.process import own_argv
+from models.engines.choose import resolve_engine
 
 FLEET = "edgetide"
 BOARD_SHARES = (1.0, 0.8, 0.6, 0.45)
@@ -31,7 +32,12 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class UpConfig:
-    """What `edgetide up` was told; see `edgetide up --help`."""
+    """What `edgetide up` was told; see `edgetide up --help`.
+
+    Attributes:
+        engine: one name, or several with commas between, which the devices take in turn. The first is
+            the coordinator's too.
+    """
 
     devices: int
     rounds: int
@@ -45,7 +51,8 @@ class UpConfig:
     table: Path | None
     passes: float
     round_seconds: str
-    learning_rate: float
+    optimizer: str
+    learning_rate: float | None
     partition: str
     state: Path
     fresh: bool
@@ -60,11 +67,12 @@ def run_up(config: UpConfig) -> dict[str, Any]:
         WorldError: a process fails again and again.
     """
     _check_port(config.port)
+    engines = [resolve_engine(name.strip()) for name in config.engine.split(",")]
     port, report = config.port or _free_port(), None
     with locked(config.state, "edgetide up"), Supervisor(config.state / "cohort.json") as supervisor:
         try:
             with Screen() as screen:
-                _start_all(config, supervisor, screen, port)
+                _start_all(config, engines, supervisor, screen, port)
                 report = _watch(config, supervisor, screen, port)
             print_report(report)
             if not config.exit_when_finished:
@@ -79,17 +87,21 @@ def run_up(config: UpConfig) -> dict[str, Any]:
     return report
 
 
-def _start_all(config: UpConfig, supervisor: Supervisor, screen: Screen, port: int) -> None:
+def _start_all(
+    config: UpConfig, engines: list[str], supervisor: Supervisor, screen: Screen, port: int
+) -> None:
     (config.state / "coordinator" / REPORT).unlink(missing_ok=True)
     broker = start_broker(config.broker, config.state / "broker", supervisor=supervisor)
     screen.say(f"broker: {broker.description}")
-    _start_coordinator(config, supervisor, broker, port)
+    _start_coordinator(config, engines[0], supervisor, broker, port)
     for index in range(config.devices):
-        _start_agent(config, supervisor, broker, index)
+        _start_agent(config, engines[index % len(engines)], supervisor, broker, index)
     screen.say(f"page: http://127.0.0.1:{port}/   logs and state: {config.state}")
 
 
-def _start_coordinator(config: UpConfig, supervisor: Supervisor, broker: RunningBroker, port: int) -> None:
+def _start_coordinator(
+    config: UpConfig, engine: str, supervisor: Supervisor, broker: RunningBroker, port: int
+) -> None:
     options = {
         "--broker": broker.url,
         "--broker-description": broker.description.partition(";")[0],
@@ -99,16 +111,18 @@ def _start_coordinator(config: UpConfig, supervisor: Supervisor, broker: Running
         "--strategy": config.strategy,
         "--model": config.model,
         "--data": config.data,
-        "--engine": config.engine,
+        "--engine": engine,
         "--port": port,
         "--seed": config.seed,
         "--passes": config.passes,
         "--round-seconds": config.round_seconds,
-        "--learning-rate": config.learning_rate,
+        "--optimizer": config.optimizer,
         "--state": config.state / "coordinator",
     }
     argv = ["coordinator", "run", *_flat(options)]
     argv += ["--keep-finished", *(["--table", str(config.table)] if config.table else [])]
+    if config.learning_rate is not None:
+        argv += ["--learning-rate", str(config.learning_rate)]
     # A restart after a crash must resume, so the old run is moved aside here, once.
     if config.fresh:
         from coordinator.database import move_aside  # noqa: PLC0415
@@ -118,7 +132,9 @@ def _start_coordinator(config: UpConfig, supervisor: Supervisor, broker: Running
     _start(config, supervisor, "coordinator", argv, agent=False)
 
 
-def _start_agent(config: UpConfig, supervisor: Supervisor, broker: RunningBroker, index: int) -> None:
+def _start_agent(
+    config: UpConfig, engine: str, supervisor: Supervisor, broker: RunningBroker, index: int
+) -> None:
     name = f"device-{index + 1}"
     folder = config.state / "agents" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +154,7 @@ def _start_agent(config: UpConfig, supervisor: Supervisor, broker: RunningBroker
         "--seed": config.seed,
         "--policy": policy,
         "--state": folder,
-        "--engine": config.engine,
+        "--engine": engine,
         "--cohort": config.state / "cohort.json",
     }
     _start(config, supervisor, name, ["agent", "run", *_flat(options)], agent=True)

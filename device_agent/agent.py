@@ -269,7 +269,8 @@ class AgentCore:
         for ref in (order.bundle, order.weights):
             self.awaited[ref.digest] = ref.data
             if ref.data is None:
-                effects.append(Fetch(COORDINATOR, ref.digest, ref.size_bytes))
+                # The bundle stays the same from order to order; the weights do not.
+                effects.append(Fetch(COORDINATOR, ref.digest, ref.size_bytes, keep=ref is order.bundle))
         return [*effects, *self._start_if_ready()]
 
     def _start_if_ready(self) -> list[Effect]:

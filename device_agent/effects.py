@@ -54,11 +54,16 @@ class CancelTimer:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Get content by digest from a holder, then call `on_fetched(digest, bytes)` or `on_fetch_failed`."""
+    """Get content by digest from a holder, then call `on_fetched(digest, bytes)` or `on_fetch_failed`.
+
+    Attributes:
+        keep: later orders will name it again: fetch it once, and keep it over restarts.
+    """
 
     holder: str
     digest: str
     size_bytes: int
+    keep: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +10,18 @@ from dataclasses import dataclass
 from device_agent.agent import JobRequest
 from device_agent.job_thread import JobThread, drive
 from device_agent.loop import Action
+from device_agent.optimizer_store import OptimizerStore
 from device_agent.pacing import Worked
 from device_agent.training import StepCost, TrainingResult
 from device_agent.workbench import Workbench
+from firmware_profiles.errors import EdgetideError
 from firmware_profiles.policy import Policy
 from firmware_profiles.profile import FirmwareProfile
 from firmware_profiles.resources import Pause, Snapshot
 from models.data.dataset import Dataset
-from models.engines.choose import make_engine
+from models.engines.choose import load_engine, make_engine
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,7 @@ class LiveJobs:
         num_threads: threads of the engine.
         listener: where news goes. post: runs an action on the node's thread.
         store_policy: keeps an installed policy over restarts.
+        store: keeps the optimiser's state between orders.
     """
 
     def __init__(
@@ -54,14 +60,18 @@ class LiveJobs:
         listener: Listener,
         post: Callable[[Action], None],
         store_policy: Callable[[bytes], None],
+        store: OptimizerStore | None = None,
     ) -> None:
         self._bench = Workbench(
             profile=profile,
             policy=policy,
             data=data,
             snapshot=snapshot,
-            engine=lambda bundle: make_engine(engine_kind, bundle.graph, bundle.settings.loss, num_threads),
+            engine=lambda bundle: make_engine(
+                engine_kind, bundle.graph, bundle.settings.loss, num_threads, bundle.artifacts
+            ),
             num_threads=num_threads,
+            store=store,
         )
         self._engine_kind = engine_kind
         self._listener, self._post, self._store_policy = listener, post, store_policy
@@ -104,9 +114,9 @@ class LiveJobs:
 
     def _import_engine(self) -> None:
         try:
-            __import__("torch" if self._engine_kind in ("auto", "torch") else "onnxruntime")
-        except ImportError:
-            return  # the first order will say what is missing
+            load_engine(self._engine_kind)
+        except (ImportError, EdgetideError) as error:
+            log.warning("engine not loaded, every order will be declined: %s", error)
 
     def _report(self, ticket: int, news: StepCost | Pause) -> None:
         if isinstance(news, Pause):

@@ -29,6 +29,7 @@ from device_agent.effects import (
     StopFetch,
     StopJob,
 )
+from device_agent.kept_content import KeptContent
 from device_agent.loop import Timers
 from device_agent.outbox import Outbox
 from device_agent.training import StepCost, TrainingResult
@@ -91,6 +92,7 @@ class AgentNode:
         fleet: name of the fleet. core: the state machine.
         bus, outbox, downloads, timers, jobs: the ports.
         snapshot: reads the sensors.
+        kept: content that orders name again; in memory only if left out.
     """
 
     def __init__(
@@ -104,11 +106,14 @@ class AgentNode:
         timers: Timers,
         jobs: Jobs,
         snapshot: Callable[[], Snapshot],
+        kept: KeptContent | None = None,
     ) -> None:
         self.fleet, self.core = fleet, core
         self.bus, self.outbox, self.downloads = bus, outbox, downloads
         self.timers, self.jobs, self.snapshot = timers, jobs, snapshot
+        self.kept = kept or KeptContent()
         self.counters = Counters()
+        self._to_keep: set[str] = set()
         self._is_online = True
         self._seen_run, self._seen = "", SeenMessages()
 
@@ -263,10 +268,17 @@ class AgentNode:
         self.bus.publish(topic, payload, retain=retain, qos=qos)
 
     def _fetch(self, effect: Fetch) -> None:
+        if effect.keep:
+            content = self.kept.get(effect.digest)
+            if content is not None:
+                self._perform(self.core.on_fetched(effect.digest, content))
+                return
+            self._to_keep.add(effect.digest)
         now_s = self.timers.now_s()
         self._transfer(self.downloads.start(effect.holder, effect.digest, effect.size_bytes, now_s))
 
     def _stop_fetch(self, effect: StopFetch) -> None:
+        self._to_keep.discard(effect.digest)
         self._transfer(self.downloads.cancel(effect.holder, effect.digest, self.timers.now_s()))
 
     def _transfer(self, effects: list[DownloadEffect]) -> None:
@@ -276,8 +288,12 @@ class AgentNode:
                     Send(to=COORDINATOR, body=effect.message, run=self.core.run or "none"), "up"
                 )
             elif isinstance(effect, Finished):
+                if effect.digest in self._to_keep:
+                    self.kept.put(effect.digest, effect.data)
+                self._to_keep.discard(effect.digest)
                 self._perform(self.core.on_fetched(effect.digest, effect.data))
             else:
+                self._to_keep.discard(effect.digest)
                 self._perform(self.core.on_fetch_failed(effect.digest, effect.reason))
         next_s = self.downloads.next_timer_s()
         if next_s is not None:

@@ -12,10 +12,12 @@ from pathlib import Path
 import psutil
 
 from device_agent.agent import AgentCore
+from device_agent.kept_content import KeptContent
 from device_agent.live_jobs import Listener, LiveJobs
 from device_agent.local_data import DataConfig, LocalData
 from device_agent.loop import Loop
 from device_agent.node import AgentNode
+from device_agent.optimizer_store import FileStore
 from device_agent.outbox import Outbox
 from device_agent.sensors import Sensors
 from device_agent.stored_policy import StoredPolicy
@@ -29,7 +31,7 @@ from device_agent.wire.partial import PartialFolder
 from device_agent.wire.topics import device_topic, down_topic, fleet_topic
 from firmware_profiles.errors import UserError
 from firmware_profiles.profile import FirmwareProfile
-from models.engines.choose import ENGINE_NAMES, resolve_engine
+from models.engines.choose import resolve_engine
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +71,7 @@ def run_agent(config: AgentConfig) -> None:
     Raises:
         UserError: engine, data, policy, state folder or broker address cannot be used.
     """
-    if config.engine not in ENGINE_NAMES:
-        raise UserError(f"engine {config.engine!r} is unknown: choose one of {', '.join(ENGINE_NAMES)}")
+    engine = resolve_engine(config.engine)
     be_nice()
     data = LocalData(config.data)
     stored_policy = StoredPolicy(config.state / "policy.yaml", config.policy)
@@ -88,7 +89,7 @@ def run_agent(config: AgentConfig) -> None:
         boot_epoch=outbox.boot_epoch,
         version=metadata.version("edgetide"),
         profile=config.profile.name,
-        engine=resolve_engine(config.engine),
+        engine=engine,
         num_cores=snapshot.num_cores,
         memory_total_bytes=psutil.virtual_memory().total,
         num_samples=len(data.dataset),
@@ -109,11 +110,12 @@ def run_agent(config: AgentConfig) -> None:
         policy=policy,
         data=lambda: data.dataset,
         snapshot=sensors.read,
-        engine_kind=config.engine,
+        engine_kind=engine,
         num_threads=config.num_threads,
         listener=listener,
         post=loop.post,
         store_policy=stored_policy.keep,
+        store=FileStore(config.state / "optimizer.safetensors"),
     )
     will = Status(online=False, boot_epoch=outbox.boot_epoch, reason="lost")
     bus = MqttBus(
@@ -133,6 +135,7 @@ def run_agent(config: AgentConfig) -> None:
         timers=loop,
         jobs=jobs,
         snapshot=sensors.read,
+        kept=KeptContent(config.state / "bundles"),
     )
 
     def look_at_data() -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
-import msgspec
-
 from device_agent.strategies.strategy import CoreSeconds, DeviceStrategy
 from firmware_profiles.errors import WorldError
 from firmware_profiles.resources import Budget, Pause
@@ -19,6 +17,8 @@ from models.data.batches import shuffled_batches
 from models.data.dataset import Dataset
 from models.engines.engine import Engine
 from models.optim import Optimizer
+from models.optimizer_state import OptimizerState
+from models.schedules import learning_rate_at
 from models.step import training_step
 from models.subnet import Array, DropoutVector, sample
 from models.table import ParetoTable
@@ -34,7 +34,8 @@ class TrainingJob:
         weights: the weights to start from; not modified.
         num_batches: mini-batches to train.
         seed: draws mini-batches and sub-networks.
-        learning_rate: replaces the bundle's if given.
+        learning_rate: of the whole order; None: that of its round by the bundle's schedule.
+        state: of the optimiser, to go on from; taken over. None: it begins anew.
         strategy: the device half.
     """
 
@@ -46,6 +47,7 @@ class TrainingJob:
     seed: int
     strategy: DeviceStrategy
     learning_rate: float | None = None
+    state: OptimizerState | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ class TrainingResult:
 
 Yielded = StepCost | Pause | None
 Job = Generator[Yielded, Budget | None, TrainingResult]
+KeepState = Callable[[OptimizerState | None], None]
 
 
 def train(
@@ -89,6 +92,7 @@ def train(
     table: Callable[[], ParetoTable],
     core_seconds: CoreSeconds,
     num_cores: int,
+    keep_state: KeepState | None = None,
 ) -> Job:
     """Train one order.
 
@@ -103,17 +107,20 @@ def train(
         table: the table in force; asked before every mini-batch, so that a rollout takes effect at once.
         core_seconds: predicts the seconds of one core for an entry's mini-batch.
         num_cores: cores of the machine, to which shares refer.
+        keep_state: told the optimiser's state when mini-batches were trained and the order is done, or None
+            when they blew up: a state that led there is no use to the next order.
 
     Raises:
+        UserError: the bundle's schedule lacks a number, and the order has no learning rate.
         WorldError: loss or gradients are no longer finite.
     """
     settings = job.bundle.settings
     plan = job.bundle.plan
-    optimizer_settings = settings.optimizer
-    if job.learning_rate is not None:
-        optimizer_settings = msgspec.structs.replace(optimizer_settings, learning_rate=job.learning_rate)
+    rate = job.learning_rate
+    if rate is None:
+        rate = learning_rate_at(settings.optimizer, max(0, job.round - 1))
     weights = {name: value.copy() for name, value in job.weights.items()}
-    optimizer = Optimizer(optimizer_settings)
+    optimizer = Optimizer(settings.optimizer, learning_rate=rate, state=job.state)
     stream = shuffled_batches(len(data), settings.batch_size, job.seed)
     result = TrainingResult()
     index_of: dict[DropoutVector, int] = {}
@@ -128,6 +135,8 @@ def train(
         subnet = sample(plan, entry.vector, job.seed, len(result.step_vectors))
         step = training_step(engine, plan, weights, optimizer, subnet, inputs, {"labels": labels})
         if not step.applied:
+            if keep_state is not None:
+                keep_state(None)
             raise WorldError(
                 f"order {job.order}: loss or gradients are no longer finite (loss {step.loss}) "
                 f"after {len(result.step_vectors)} mini-batches; lower the learning rate"
@@ -148,5 +157,7 @@ def train(
             loss_sum=step.loss * step.num_samples,
         )
     if result.step_vectors:
+        if keep_state is not None:
+            keep_state(optimizer.state)
         result.delta = {name: value - job.weights[name] for name, value in weights.items()}
     return result

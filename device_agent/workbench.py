@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from numpy.typing import NDArray
 
 from device_agent.agent import JobRequest
+from device_agent.optimizer_store import Belongs, MemoryStore, OptimizerStore
 from device_agent.pacing import Pace, no_seconds, pace
 from device_agent.strategies.names import DEVICE_STRATEGIES
 from device_agent.training import StepCost, TrainingJob, train
@@ -25,6 +26,7 @@ from models.bundle import decode as decode_bundle
 from models.data.dataset import Dataset, without_ones
 from models.engines.engine import Engine
 from models.graph import digest as graph_digest
+from models.optimizer_state import OptimizerState, extra_bytes, state_shapes
 from models.step_times import StepTimes
 from models.subnet import Array, cut, sample
 from models.table import ParetoTable, parse_table
@@ -39,6 +41,7 @@ class _Prepared:
     bundle: Bundle
     engine: Engine
     times: StepTimes
+    extra_bytes: int
     is_cold: bool = True
 
 
@@ -51,6 +54,7 @@ class Workbench:
         snapshot: reads the sensors; called from the thread that runs the job.
         engine: makes the engine of a bundle.
         num_threads: of the engine.
+        store: keeps the optimiser's state between orders; in memory by default.
 
     Attributes:
         table: in force instead of the bundle's, None after a new order.
@@ -66,12 +70,14 @@ class Workbench:
         snapshot: Callable[[], Snapshot],
         engine: Callable[[Bundle], Engine],
         num_threads: int,
+        store: OptimizerStore | None = None,
     ) -> None:
         self.profile, self.policy = profile, policy
         self.table: ParetoTable | None = None
         self.share: float | None = None
         self._data, self._snapshot = data, snapshot
         self._engine, self._num_threads = engine, num_threads
+        self._store = store or MemoryStore()
         self._prepared: _Prepared | None = None
         self._idle_bytes = 0  # resident with the engine loaded, before the first training
 
@@ -132,6 +138,12 @@ class Workbench:
         if prepared.is_cold and isinstance(self._grant(at_once, num_cores), Budget):
             _warm_up(prepared, weights, data)
         prepared.times.begin()
+        belongs = {
+            "run": request.in_hand.run,
+            "network": graph_digest(bundle.graph),
+            "method": bundle.settings.optimizer.method,
+        }
+        keeps_state = bundle.settings.optimizer.keep_state
         job = TrainingJob(
             order=order.order,
             round=order.round,
@@ -141,6 +153,7 @@ class Workbench:
             seed=order.seed,
             strategy=strategy,
             learning_rate=order.learning_rate,
+            state=self._kept_state(belongs, bundle) if keeps_state else None,
         )
         steps = train(
             job,
@@ -149,6 +162,7 @@ class Workbench:
             table=lambda: self.table or bundle.table,
             core_seconds=prepared.times.predict,
             num_cores=num_cores,
+            keep_state=(lambda state: self._keep_state(belongs, state)) if keeps_state else None,
         )
 
         def tell(news: StepCost | Pause) -> None:
@@ -169,6 +183,16 @@ class Workbench:
             step_s=step_s,
         )
 
+    def _kept_state(self, belongs: Belongs, bundle: Bundle) -> OptimizerState | None:
+        expected = state_shapes(bundle.settings.optimizer, bundle.plan, bundle.graph.parameters)
+        return self._store.load(belongs, expected)
+
+    def _keep_state(self, belongs: Belongs, state: OptimizerState | None) -> None:
+        if state is None:
+            self._store.forget()
+        else:
+            self._store.keep(belongs, state)
+
     def _prepare(self, digest: str, content: bytes) -> _Prepared:
         old = self._prepared
         if old is not None and old.digest == digest:
@@ -178,11 +202,18 @@ class Workbench:
             old is not None
             and old.bundle.graph == bundle.graph
             and old.bundle.settings.loss == bundle.settings.loss
+            and old.bundle.artifacts == bundle.artifacts
         )
         engine = old.engine if old is not None and keeps_engine else self._engine(bundle)
         if old is None:
             self._idle_bytes = self._snapshot().memory_own_bytes or 0
-        self._prepared = _Prepared(digest=digest, bundle=bundle, engine=engine, times=StepTimes(bundle.table))
+        self._prepared = _Prepared(
+            digest=digest,
+            bundle=bundle,
+            engine=engine,
+            times=StepTimes(bundle.table),
+            extra_bytes=extra_bytes(bundle.settings.optimizer, bundle.plan, bundle.graph.parameters),
+        )
         return self._prepared
 
     def _grant(self, task: Task, num_cores: int) -> Budget | Pause:
@@ -194,7 +225,9 @@ class Workbench:
         granted = grant(self.profile, snapshot, self.policy, task)
         if isinstance(granted, Budget):
             share = min(granted.cpu_share_fraction, self._num_threads / num_cores)
-            granted = replace(granted, cpu_share_fraction=share)
+            extra = self._prepared.extra_bytes if self._prepared else 0  # what the table does not reckon with
+            memory_bytes = max(0, granted.memory_bytes - extra)
+            granted = replace(granted, cpu_share_fraction=share, memory_bytes=memory_bytes)
         self.share = granted.cpu_share_fraction if isinstance(granted, Budget) else None
         return granted
 

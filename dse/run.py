@@ -17,6 +17,7 @@ from models.data.dataset import DataSplit, match
 from models.engines.choose import make_engine
 from models.graph import ModelGraph
 from models.graph import digest as graph_digest
+from models.losses import LossSettings
 from models.subnet import Array, full_vector
 from models.table import ParetoTable, dump_table
 from models.widths import plan_widths
@@ -101,7 +102,7 @@ def run(
     if not plan.groups:
         raise UserError(f"{graph.name}: no layer of it can be narrowed, so there is nothing to search.")
     data = match(data, graph.input_shape, graph.num_classes)
-    engine = make_engine(plan_of_run.engine, graph, "cross-entropy", 1)
+    engine = make_engine(plan_of_run.engine, graph, LossSettings(), 1)
     bench = make_bench(graph, plan, engine, initial, data.train, settings)
     with quiet():
         study = open_study(plan_of_run.url, plan_of_run.name, facts(plan_of_run, graph))

@@ -1,23 +1,27 @@
-"""What a device gets to train a network: graph, width plan, table and settings, bound by one digest."""
+"""What a device gets to train a network, bound by one digest: graph, plan, table, settings, ONNX files."""
 
 from __future__ import annotations
 
 import hashlib
+import zlib
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from firmware_profiles.errors import PeerError, UserError
+from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, validate
 from models.graph import digest as graph_digest
-from models.losses import LOSSES
+from models.losses import LOSSES, LossSettings
 from models.optim import OptimizerSettings
 from models.table import ParetoTable, find_fault
 from models.widths import WidthPlan, plan_widths
 
 MAX_BYTES = 8 * 2**20
-_SCHEMA = 1
+MAX_ARTIFACT_BYTES = 4 * 2**20
+_SCHEMA = 2
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,12 +29,12 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batch_size: samples of a mini-batch.
-        loss: a key of `models.losses.LOSSES`.
+        loss: which loss, and its settings.
         optimizer: settings of the optimiser.
     """
 
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 32
-    loss: Annotated[str, Meta(max_length=64)] = "cross-entropy"
+    loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
 
 
@@ -42,15 +46,20 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
         plan: `plan_widths(graph)`, so that every device cuts alike.
         table: what to choose from.
         settings: how to train.
+        artifacts: ONNX files of the graph and the loss, for engines that compute with them. They save the
+            device the ONNX package; None where the fleet has no such engine.
     """
 
     graph: ModelGraph
     plan: WidthPlan
     table: ParetoTable
     settings: TrainingSettings
+    artifacts: Artifacts | None = None
 
 
 class _Packed(Bundle, frozen=True, kw_only=True):
+    """On the wire the files are zlib streams: a tenth of the size, and every Python reads them."""
+
     schema: int
 
 
@@ -61,6 +70,8 @@ _DECODER = msgspec.msgpack.Decoder(_Packed)
 def encode(bundle: Bundle) -> bytes:
     """Write a bundle as MessagePack; equal bundles make equal bytes."""
     fields = {name: getattr(bundle, name) for name in Bundle.__struct_fields__}
+    if bundle.artifacts is not None:
+        fields["artifacts"] = _each(bundle.artifacts, lambda _name, file: zlib.compress(file, 9))
     return _ENCODER.encode(_Packed(schema=_SCHEMA, **fields))
 
 
@@ -90,11 +101,36 @@ def decode(data: bytes) -> Bundle:
         raise PeerError(f"a bundle's width plan is not that of its graph {graph.name!r}")
     if fault := find_fault(packed.table, graph_digest(graph), plan):
         raise PeerError(f"a bundle's table is refused: {fault}")
-    if packed.settings.loss not in LOSSES:
-        raise PeerError(f"a bundle wants the loss {packed.settings.loss!r}; known are {', '.join(LOSSES)}")
-    return Bundle(graph=graph, plan=plan, table=packed.table, settings=packed.settings)
+    if packed.settings.loss.name not in LOSSES:
+        raise PeerError(
+            f"a bundle wants the loss {packed.settings.loss.name!r}; known are {', '.join(LOSSES)}"
+        )
+    artifacts = None if packed.artifacts is None else _each(packed.artifacts, _unpack)
+    return Bundle(graph=graph, plan=plan, table=packed.table, settings=packed.settings, artifacts=artifacts)
 
 
 def digest(bundle: Bundle) -> str:
     """SHA-256 of the encoded bundle, in hex."""
     return hashlib.sha256(encode(bundle)).hexdigest()
+
+
+def _each(artifacts: Artifacts, change: Callable[[str, bytes], bytes]) -> Artifacts:
+    return Artifacts(**{name: change(name, getattr(artifacts, name)) for name in Artifacts.__struct_fields__})
+
+
+def _unpack(name: str, stream: bytes) -> bytes:
+    """Undo the compression, in bounded memory.
+
+    Raises:
+        PeerError: it is no zlib stream, is cut off or goes on after its end, or holds too much.
+    """
+    reader = zlib.decompressobj()
+    try:
+        file = reader.decompress(stream, MAX_ARTIFACT_BYTES + 1)
+    except zlib.error as error:
+        raise PeerError(f"a bundle's {name} graph is not readable: {error}") from error
+    if len(file) > MAX_ARTIFACT_BYTES:
+        raise PeerError(f"a bundle's {name} graph has over {MAX_ARTIFACT_BYTES} bytes, the limit")
+    if not reader.eof or reader.unused_data:
+        raise PeerError(f"a bundle's {name} graph is cut off, or something follows it")
+    return file

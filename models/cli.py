@@ -85,6 +85,12 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, as the last line.")] = False,
 ) -> None:
     """Turn a torch module into a model file; its code runs in a child process."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise UserError(
+            "models trace runs a network of PyTorch, which is not installed here: install edgetide[torch]"
+        )
     from models.onnx_file import to_onnx
     from models.trace import trace_reference
 
@@ -204,9 +210,10 @@ def _settle_statistics(
         from models.calibrate import calibrate
         from models.data.dataset import load_data, match
         from models.engines.choose import make_engine
+        from models.losses import LossSettings
 
         train = match(load_data(data), graph.input_shape, graph.num_classes).train
-        engine = make_engine("auto", graph, "cross-entropy", 1)
+        engine = make_engine("auto", graph, LossSettings(), 1)
         used = np.random.Generator(np.random.Philox(key=0)).permutation(len(train))[:_NUM_CALIBRATED]
         parameters = {key: sub[key] for key in graph.parameters}
         batches = (train.batch(used[start : start + 64])[0] for start in range(0, len(used), 64))

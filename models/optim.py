@@ -1,55 +1,62 @@
-"""Stochastic gradient descent on sub-networks: state of the full size, updated at kept entries only.
+"""Optimisers on sub-networks: state of the full size, updated at kept entries only.
 
-A dropped entry does not move: neither its weight, nor its momentum, nor by weight decay. With
-nothing dropped the arithmetic is that of `torch.optim.SGD` and `clip_grad_norm_`.
+A dropped entry does not move: neither its weight, nor its momentum or moments, nor by weight decay. With
+nothing dropped the arithmetic is that of `torch.optim.SGD`, `torch.optim.AdamW` and `clip_grad_norm_`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 
-from models.subnet import Array, Subnet, cut, scatter
+from models.adamw import Corrections, step_adamw
+from models.optimizer_settings import OptimizerSettings
+from models.optimizer_state import COUNT, MOMENTS, OptimizerState
+from models.schedules import learning_rate_at
+from models.subnet import Array, Subnet, cut, kept_rows, scatter
+from models.update_counts import UpdateCounts
 from models.widths import WidthPlan
 
-
-class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of stochastic gradient descent.
-
-    Attributes:
-        learning_rate: step size, above 0.
-        momentum: share of the last velocity that is kept, 0 <= momentum < 1.
-        nesterov: look ahead along the velocity; wants momentum.
-        weight_decay: L2 penalty added to every gradient, 0 or more.
-        clip_norm: largest global L2 norm of the gradients, or None for no limit.
-    """
-
-    learning_rate: Annotated[float, Meta(gt=0.0, le=1e3)] = 0.05
-    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, Meta(ge=0.0, le=1e3)] = 0.0
-    clip_norm: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
-
-    def __post_init__(self) -> None:
-        if self.nesterov and self.momentum == 0.0:
-            raise ValueError("nesterov wants momentum above 0")
+__all__ = ["Optimizer", "OptimizerSettings", "global_norm"]
 
 
 class Optimizer:
-    """SGD with its velocities, which have the full weights' shapes.
+    """SGD or AdamW with its state, whose tensors have the full weights' shapes.
 
     Args:
         settings: how to step.
+        learning_rate: of every step, where the schedule's clock is the caller's; None: the schedule's,
+            by the steps made so far.
+        state: to go on from; taken over, and changed in place.
     """
 
-    def __init__(self, settings: OptimizerSettings) -> None:
+    def __init__(
+        self,
+        settings: OptimizerSettings,
+        *,
+        learning_rate: float | None = None,
+        state: OptimizerState | None = None,
+    ) -> None:
         self.settings = settings
-        self._velocity: dict[str, Array] = {}
+        self._fixed_rate = learning_rate
+        tensors = dict(state.tensors) if state else {}
+        self._num_steps = state.num_steps if state else 0
+        self._counted = tensors.pop(COUNT, {})
+        self._moments = {kind: tensors.get(kind, {}) for kind in MOMENTS[settings.method]}
+        if settings.method == "sgd" and not settings.momentum:
+            self._moments = {}
+        self._counts: UpdateCounts | None = None
+        self._corrections = Corrections(settings.betas) if settings.method == "adamw" else None
+
+    @property
+    def state(self) -> OptimizerState:
+        """What the next steps depend on; shares its tensors with the optimiser."""
+        tensors = dict(self._moments)
+        if self._corrections is not None:
+            tensors[COUNT] = self._counts.arrays() if self._counts else self._counted
+        return OptimizerState(self._num_steps, tensors)
 
     def step(
         self,
@@ -63,48 +70,85 @@ class Optimizer:
         """Move the kept entries of `weights` in place.
 
         Args:
-            plan: the width plan of the weights.
+            plan: the width plan of the weights; the same one in every step.
             weights: full float32 tensors, changed at the kept entries of the gradients' names.
             subnet: what is kept.
             sub: `cut(plan, weights, subnet)`, as the engine got it; overwritten by the new values.
             gradients: one per trained tensor, in the shapes of `sub`; overwritten.
             norm: their `global_norm`, if it is known already.
         """
-        settings = self.settings
-        clip = 1.0
+        settings, rate = self.settings, self._fixed_rate
+        if rate is None:
+            rate = learning_rate_at(settings, self._num_steps)
         if settings.clip_norm is not None:
-            clip = min(1.0, settings.clip_norm / ((global_norm(gradients) if norm is None else norm) + 1e-6))
-        velocity: dict[str, Array] = {}
-        if settings.momentum:
-            for name in gradients.keys() - self._velocity.keys():
-                self._velocity[name] = np.zeros_like(weights[name])
-            velocity = cut(plan, {name: self._velocity[name] for name in gradients}, subnet)
-        for name, gradient in gradients.items():
-            _step_tensor(settings, clip, sub[name], velocity.get(name), gradient)
-        if velocity:
-            scatter(plan, self._velocity, velocity, subnet)
+            clip = settings.clip_norm / ((global_norm(gradients) if norm is None else norm) + 1e-6)
+            _scale(gradients, min(1.0, clip))
+        # Tensors of which nothing is dropped are updated where they lie; of others the kept entries are cut.
+        cut_names = [name for name in gradients if kept_rows(plan, name, subnet).rows is not None]
+        moments = {}
+        for kind, full in self._moments.items():
+            for name in gradients.keys() - full.keys():
+                full[name] = np.zeros_like(weights[name])
+            moments[kind] = full | cut(plan, {name: full[name] for name in cut_names}, subnet)
+        if settings.method == "adamw":
+            self._step_adamw(plan, subnet, rate, sub, moments, gradients)
+        else:
+            velocity = moments.get("velocity", {})
+            for name, gradient in gradients.items():
+                _step_sgd(settings, rate, sub[name], velocity.get(name), gradient)
+        for kind, full in self._moments.items():
+            scatter(plan, full, {name: moments[kind][name] for name in cut_names}, subnet)
         scatter(plan, weights, {name: sub[name] for name in gradients}, subnet)
+        self._num_steps += 1
+
+    def _step_adamw(
+        self,
+        plan: WidthPlan,
+        subnet: Subnet,
+        rate: float,
+        sub: Mapping[str, Array],
+        moments: dict[str, dict[str, Array]],
+        gradients: Mapping[str, Array],
+    ) -> None:
+        assert self._corrections is not None
+        if self._counts is None:
+            self._counts = UpdateCounts(plan, self._corrections.limit, self._counted)
+        counts = self._counts.add(gradients, subnet)
+        corrections = {name: self._corrections.of(count) for name, count in counts.items()}
+        for name, gradient in gradients.items():
+            step_adamw(
+                self.settings,
+                rate,
+                sub[name],
+                moments["first"][name],
+                moments["second"][name],
+                (gradient, self._counts.blocks(name, gradient)),
+                corrections[self._counts.shared(name)],
+            )
 
 
-def _step_tensor(
-    settings: OptimizerSettings, clip: float, values: Array, velocity: Array | None, gradient: Array
+def _scale(gradients: Mapping[str, Array], factor: float) -> None:
+    if factor != 1.0:
+        for gradient in gradients.values():
+            np.multiply(gradient, np.float32(factor), out=gradient)
+
+
+def _step_sgd(
+    settings: OptimizerSettings, rate: float, values: Array, velocity: Array | None, gradient: Array
 ) -> None:
     """One tensor, in place: g += decay w; v = momentum v + g; w -= rate (v or, Nesterov, g + momentum v)."""
-    if clip != 1.0:
-        gradient *= np.float32(clip)
     if settings.weight_decay:
         gradient += np.float32(settings.weight_decay) * values
-    rate = np.float32(settings.learning_rate)
     if velocity is None:
-        gradient *= rate
+        gradient *= np.float32(rate)
     else:
         velocity *= np.float32(settings.momentum)
         velocity += gradient
         if settings.nesterov:
             gradient += np.float32(settings.momentum) * velocity
-            gradient *= rate
+            gradient *= np.float32(rate)
         else:
-            np.multiply(velocity, rate, out=gradient)
+            np.multiply(velocity, np.float32(rate), out=gradient)
     values -= gradient
 
 

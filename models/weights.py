@@ -131,13 +131,19 @@ def check_against(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, 
     check_finite(weights)
 
 
-def save(path: Path, weights: Mapping[str, Array]) -> None:
+def save(path: Path, weights: Mapping[str, Array], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file so that `path` holds either the old content or all of the new.
+
+    Args:
+        path: the file.
+        weights: tensors by name.
+        metadata: plain data for the file's header.
 
     Raises:
         OSError: the disk refused.
     """
-    data = safetensors.save({name: np.asarray(values, order="C") for name, values in weights.items()})
+    tensors = {name: np.asarray(values, order="C") for name, values in weights.items()}
+    data = safetensors.save(tensors, metadata)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

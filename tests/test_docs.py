@@ -23,6 +23,7 @@ from coordinator.twins import scenario
 from device_agent.wire import messages
 from models.engines.choose import ENGINE_NAMES
 from models.graph import OPERATORS
+from models.losses import LOSSES
 from models.zoo import ZOO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +45,7 @@ FILES_OF_PEOPLE = {
     "firmware_profiles.profile.FirmwareProfile",
     "firmware_profiles.profile.Source",
     "firmware_profiles.profile.Speed",
+    "models.optimizer_settings.OptimizerSettings",
     "models.table.ParetoTable",
     "models.table.TableEntry",
 }
@@ -211,6 +213,12 @@ def test_every_network_of_the_zoo_is_described(name):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_operator_is_listed(operator):
     assert f"`{operator}`" in TEXTS["models.md"]
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_every_loss_is_described_with_its_targets(loss):
+    targets = ", ".join(f"`{name}`" for name in loss.targets)
+    assert f"\n| `{loss.name}` | {targets} | " in TEXTS["models.md"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

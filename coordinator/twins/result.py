@@ -41,6 +41,7 @@ class SimResult:
     """A simulation's outcome; the same for the same scenario, seed and packages.
 
     Attributes:
+        engine: what computed the numbers.
         accuracy: of the last version, 0..1. accuracy_curve: (virtual second, accuracy) of each version.
         virtual_s: when the run was over.
         bytes_sent, messages_sent: payloads and messages that devices and coordinator published, each once.
@@ -51,6 +52,7 @@ class SimResult:
 
     scenario: str
     strategy: str
+    engine: str
     seed: int
     accuracy: float
     accuracy_curve: tuple[tuple[float, float], ...]
@@ -76,6 +78,7 @@ class SimResult:
 def make_result(
     *,
     scenario: Scenario,
+    engine: str,
     seed: int,
     virtual_s: float,
     state: MemoryRun,
@@ -94,6 +97,7 @@ def make_result(
     return SimResult(
         scenario=scenario.name,
         strategy=scenario.strategy,
+        engine=engine,
         seed=seed,
         accuracy=curve[-1][1],
         accuracy_curve=tuple((round(time_s, 3), accuracy) for time_s, accuracy in curve),

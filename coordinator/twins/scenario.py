@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,7 @@ from coordinator.twins.overrides import apply_overrides
 from firmware_profiles.policy import Policy
 from firmware_profiles.profile import EngineName
 from firmware_profiles.strict import load_strict
+from models.optimizer_settings import OptimizerSettings
 
 MAX_DEVICES = 10_000
 
@@ -177,7 +178,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         profile: name of a shipped profile, or a file.
         count: how many. id: what their names begin with; the profile's name if left out.
         policy: what training may take: a file, or the keys themselves.
-        engine: whose speed the profile tells; the numbers themselves always come from torch.
+        engine: whose speed the profile tells; what computes the numbers is the scenario's engine.
         speed: replaces the profile's.
         num_threads: threads of the engine on the device.
         step_jitter_fraction: a step takes up to this share more or less, evenly drawn.
@@ -207,7 +208,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         rounds: aggregations. round_s: seconds a device has for an order.
         grace_s: seconds more for the way back; a quarter of round_s (at least 2) if left out.
         passes: over the local data per round.
-        batch_size, learning_rate: of local training.
+        batch_size: of local training.
+        optimizer: of local training: sgd, adamw, a file, or the keys themselves.
+        learning_rate: replaces the optimiser's if given.
+        engine: what computes the numbers, on one thread of the CPU; auto takes onnx if it is installed.
         seed: decides weights, data split, orders, traces and network.
         min_devices: devices that must be online to begin a round; all of them if left out.
         limit_s: gives up after so long; ten times what the rounds should take if left out.
@@ -226,7 +230,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: Annotated[float, Meta(gt=0.0, le=1e7)] | None = None
     passes: Annotated[float, Meta(gt=0.0, le=1e4)] = 1.0
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
-    learning_rate: Annotated[float, Meta(gt=0.0, le=1e3)] = 0.05
+    optimizer: OptimizerSettings | Text = "sgd"
+    learning_rate: Annotated[float, Meta(gt=0.0, le=1e3)] | None = None
+    engine: Literal["auto", "torch", "onnx", "ort-training"] = "auto"
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     min_devices: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] | None = None
     limit_s: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
@@ -284,6 +290,7 @@ def _rooted(scenario: Scenario, folder: Path) -> Scenario:
         model=place(scenario.model),
         data=place(scenario.data),
         table=None if scenario.table is None else path(scenario.table),
+        optimizer=place(scenario.optimizer) if isinstance(scenario.optimizer, str) else scenario.optimizer,
         devices=tuple(group(one) for one in scenario.devices),
     )
 

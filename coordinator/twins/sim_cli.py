@@ -138,6 +138,7 @@ def _print_result(result: SimResult, wall_s: float) -> None:
         "accuracy on held-out data": _percent(result.accuracy),
         "virtual time": f"{result.virtual_s:.0f} s in {wall_s:.1f} s",
         "rounds": str(result.rounds),
+        "engine": result.engine,
         "updates applied / expired / refused": f"{result.client_updates} / {result.updates_expired} / "
         f"{result.updates_refused}",
         "training MACs": f"{result.macs / 1e9:.1f} G",

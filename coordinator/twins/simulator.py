@@ -21,7 +21,7 @@ from coordinator.fleet import Fleet
 from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
 from coordinator.rounds import RoundsCore
-from coordinator.settings import Learning, LearningConfig, prepare_learning
+from coordinator.settings import Learning, LearningConfig, prepare_learning, read_optimizer
 from coordinator.strategies.names import STRATEGIES
 from coordinator.twins.clock import VirtualClock, VirtualTimers
 from coordinator.twins.memory_run import MemoryRun
@@ -37,6 +37,7 @@ from models.bundle import Bundle
 from models.bundle import encode as encode_bundle
 from models.data.dataset import Dataset
 from models.data.partition import partition
+from models.engines.choose import make_engine, resolve_engine
 from models.engines.engine import Engine
 from models.subnet import Array
 from models.weights import digest as weights_digest
@@ -77,24 +78,28 @@ def simulate(
 
     Raises:
         UserError: something the scenario names cannot be used, the rounds do not come to an end, or
-            torch is not installed.
+            no engine is installed.
     """
     seed = scenario.seed if seed is None else seed
+    kind = resolve_engine(scenario.engine, gpu=False)
     learning = prepare_learning(
         LearningConfig(
             model=scenario.model,
             data=scenario.data,
             strategy=scenario.strategy,
             table=None if scenario.table is None else Path(scenario.table),
-            engine="torch",
+            engine=kind,
             seed=seed,
             num_rounds=scenario.rounds,
             passes=scenario.passes,
             batch_size=scenario.batch_size,
+            optimizer=read_optimizer(scenario.optimizer)
+            if isinstance(scenario.optimizer, str)
+            else scenario.optimizer,
             learning_rate=scenario.learning_rate,
         )
     )
-    with _repeatable_engine(learning.bundle) as engine:
+    with _repeatable_engine(kind, learning.bundle) as engine:
         return _Simulation(scenario, learning, engine, seed).run(progress)
 
 
@@ -121,6 +126,7 @@ class _Simulation:
             raise UserError(self._unfinished(limit_s))
         return make_result(
             scenario=scenario,
+            engine=self._engine.name,
             seed=self._seed,
             virtual_s=clock.now_s,
             state=self._state,
@@ -257,14 +263,14 @@ def _share(data: Dataset, fraction: float, seed: str) -> Dataset:
 
 
 @contextmanager
-def _repeatable_engine(bundle: Bundle) -> Iterator[Engine]:
+def _repeatable_engine(kind: str, bundle: Bundle) -> Iterator[Engine]:
     """An engine on one thread of the CPU, without kernels whose sums depend on chance."""
-    try:
-        import torch  # noqa: PLC0415 - heavy, and needed only when something is simulated
+    if kind != "torch":
+        yield make_engine(kind, bundle.graph, bundle.settings.loss, 1, bundle.artifacts)
+        return
+    import torch  # noqa: PLC0415 - heavy, and needed only where it is what computes
 
-        from models.engines.torch import TorchEngine  # noqa: PLC0415
-    except ImportError as error:
-        raise UserError(f"a simulation trains with PyTorch: install edgetide[torch] ({error})") from error
+    from models.engines.torch import TorchEngine  # noqa: PLC0415
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
+from firmware_profiles.errors import UserError
 from models.graph import ModelGraph
+from models.losses import Loss
 from models.subnet import Array
 
 
@@ -41,7 +43,11 @@ class Engine(Protocol):
         Args:
             weights: every parameter, in any consistent widths, float32, C-contiguous.
             inputs: float32 [N, *input_shape].
-            targets: "labels" int64 [N]; further arrays where the loss wants them.
+            targets: what the loss wants, in the forms of `models.losses.TARGETS`: "labels" int64 [N];
+                further arrays where the loss wants them.
+
+        Raises:
+            UserError: `targets` lack an array that the loss wants, or it has another shape or dtype.
         """
         ...
 
@@ -71,3 +77,41 @@ def features_name(graph: ModelGraph) -> str | None:
             return node.inputs[0]
         name = node.inputs[0]
     return None
+
+
+def matched_features(graph: ModelGraph, loss: Loss) -> str | None:
+    """Name the value that the loss compares with a teacher's features; None if it reads no features.
+
+    Raises:
+        UserError: the loss wants features, and the network has none.
+    """
+    if not loss.wants_features:
+        return None
+    name = features_name(graph)
+    if name is None:
+        raise UserError(
+            f"loss {loss.name!r} compares the input of the last layer that has weights, and model "
+            f"{graph.name} has no such layer before its output: choose another loss"
+        )
+    return name
+
+
+def features_shape(
+    graph: ModelGraph, features: str | None, weights: Mapping[str, Array], num_samples: int
+) -> tuple[int, ...]:
+    """Shape of a value in the width of these weights, as the layers tell that read it; () for None."""
+    if features is None:
+        return ()
+    shape = [num_samples, *graph.shapes[features]]
+    for node in graph.nodes:
+        if node.inputs[0] == features and node.op in _READ_CHANNELS:
+            shape[1] = _READ_CHANNELS[node.op](weights[node.inputs[1]].shape, node.attributes)
+    return tuple(shape)
+
+
+_READ_CHANNELS: dict[str, Callable[[tuple[int, ...], Mapping[str, Any]], int]] = {
+    "Gemm": lambda weight, _: weight[1],
+    "BatchNormalization": lambda scale, _: scale[0],
+    "Conv": lambda weight, attributes: weight[1] * attributes["group"],
+}
+"""Channels that a layer reads, by the shape of its weights."""

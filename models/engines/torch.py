@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +17,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.engines.engine import Gradients, features_name
+from models.engines.engine import Gradients, features_name, matched_features
 from models.engines.torch_operators import OPERATORS, normalise_batch, normalise_given, relu_in_place
 from models.graph import ModelGraph, Node
-from models.losses import find_loss
+from models.losses import LossSettings, find_loss, take_targets
 from models.subnet import Array
 
 
-def _cross_entropy(logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-    return functional.cross_entropy(logits, targets["labels"])
+class _Outputs(NamedTuple):
+    """What a loss reads of the network; `features` only where it wants them."""
+
+    logits: Tensor
+    features: Tensor | None
 
 
-_LOSSES: dict[str, Callable[[Tensor, Mapping[str, Tensor]], Tensor]] = {"cross-entropy": _cross_entropy}
+def _cross_entropy(_: LossSettings, outputs: _Outputs, targets: Mapping[str, Tensor]) -> Tensor:
+    return functional.cross_entropy(outputs.logits, targets["labels"])
+
+
+def _squared_error(_: LossSettings, outputs: _Outputs, targets: Mapping[str, Tensor]) -> Tensor:
+    return functional.mse_loss(outputs.logits, targets["values"])
+
+
+def _distillation(settings: LossSettings, outputs: _Outputs, targets: Mapping[str, Tensor]) -> Tensor:
+    temperature = settings.temperature
+    student = functional.log_softmax(outputs.logits / temperature, dim=1)
+    teacher = functional.log_softmax(targets["teacher_logits"] / temperature, dim=1)
+    divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return (
+        settings.label_weight * functional.cross_entropy(outputs.logits, targets["labels"])
+        + settings.distillation_weight * temperature**2 * divergence
+    )
+
+
+def _feature_matching(settings: LossSettings, outputs: _Outputs, targets: Mapping[str, Tensor]) -> Tensor:
+    assert outputs.features is not None
+    return settings.label_weight * functional.cross_entropy(
+        outputs.logits, targets["labels"]
+    ) + settings.feature_weight * functional.mse_loss(outputs.features, targets["teacher_features"])
+
+
+_LOSSES: dict[str, Callable[[LossSettings, _Outputs, Mapping[str, Tensor]], Tensor]] = {
+    "cross-entropy": _cross_entropy,
+    "mean-squared-error": _squared_error,
+    "distillation": _distillation,
+    "feature-matching": _feature_matching,
+}
 """Mean over the mini-batch, by the keys of `models.losses.LOSSES`."""
 
 _OUTPUT_UNUSED_BACKWARD = frozenset({"Conv", "BatchNormalization", "Gemm", "Add", "MaxPool"})
@@ -59,18 +94,19 @@ class TorchEngine:
 
     Args:
         graph: the network.
-        loss: a key of `models.losses.LOSSES`.
+        loss: which loss, and its settings.
         num_threads: CPU threads that torch may compute with, wherever the engine is called.
         device: what torch calls it, or None for a GPU if there is one. On a GPU sums depend on chance.
     """
 
     name = "torch"
 
-    def __init__(self, graph: ModelGraph, loss: str, num_threads: int, device: str | None = None) -> None:
+    def __init__(
+        self, graph: ModelGraph, loss: LossSettings, num_threads: int, device: str | None = None
+    ) -> None:
         self._graph = graph
         self._num_threads = num_threads
-        self._loss = _LOSSES[find_loss(loss).name]
-        self._target_names = find_loss(loss).targets
+        self._settings, self._loss = loss, find_loss(loss.name)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._parameters = tuple(graph.parameters)
         self._statistics = tuple(graph.statistics)
@@ -84,7 +120,9 @@ class TorchEngine:
         self._images = frozenset(name for name, shape in graph.parameters.items() if len(shape) == 4)
         features = features_name(graph)
         self._outputs = {"logits": graph.output_name} | ({"features": features} if features else {})
-        self._training = self._compile(training=True, keep={graph.output_name})
+        self._matched = matched_features(graph, self._loss)
+        kept = {graph.output_name} | ({self._matched} if self._matched else set())
+        self._training = self._compile(training=True, keep=kept)
         self._evaluation = self._compile(training=False, keep=set(self._outputs.values()))
 
     def gradients(
@@ -93,15 +131,15 @@ class TorchEngine:
         """See `Engine.gradients`.
 
         Raises:
-            KeyError: `weights` or `targets` lack an array.
+            KeyError: `weights` lack an array.
+            UserError: `targets` lack an array that the loss wants, or it has another shape or dtype.
         """
         self._hold_threads()
         leaves = [self._parameter(name, weights[name]).requires_grad_() for name in self._parameters]
         values, statistics = self._run(
             self._training, self._fill(leaves, [None] * len(self._statistics), inputs)
         )
-        wanted = {name: self._tensor(targets[name]) for name in self._target_names}
-        loss = self._loss(values[self._slots[self._graph.output_name]], wanted)
+        loss = self._compute_loss(values, targets)
         found = torch.autograd.grad(loss, leaves, materialize_grads=True)
         gradients = {name: _array(gradient) for name, gradient in zip(self._parameters, found, strict=True)}
         return Gradients(loss.item(), gradients, statistics)
@@ -125,6 +163,13 @@ class TorchEngine:
         moments = [self._tensor(weights[name]) for name in self._statistics]
         values, _ = self._run(self._evaluation, self._fill(leaves, moments, inputs))
         return {key: _array(values[self._slots[name]]) for key, name in self._outputs.items()}
+
+    def _compute_loss(self, values: list, targets: Mapping[str, NDArray]) -> Tensor:
+        logits = values[self._slots[self._graph.output_name]]
+        features = values[self._slots[self._matched]] if self._matched else None
+        wanted = take_targets(self._loss, targets, logits.shape, () if features is None else features.shape)
+        tensors = {name: self._tensor(array) for name, array in wanted.items()}
+        return _LOSSES[self._loss.name](self._settings, _Outputs(logits, features), tensors)
 
     def _compile(self, *, training: bool, keep: set[str]) -> tuple[_Step, ...]:
         """Bind each node's attributes to a function of its inputs, once."""

@@ -119,9 +119,15 @@ def load_model(
         `initial_weights` then).
 
     Raises:
-        UserError: there is no such network, it cannot be read, or it does not fit the data.
+        UserError: there is no such network, it cannot be read, it does not fit the data, or the package
+            onnx is not installed.
     """
-    from models.onnx_file import from_onnx  # noqa: PLC0415 (imports onnx, which is optional)
+    try:
+        from models.onnx_file import from_onnx  # noqa: PLC0415 (imports onnx, which is optional)
+    except ImportError as error:
+        raise UserError(
+            f"networks are read with the package onnx: install edgetide[coordinator] ({error})"
+        ) from error
 
     text = str(name_or_path)
     if text not in ZOO and (text.endswith(".onnx") or Path(text).is_file()):

@@ -155,6 +155,7 @@ def test_no_command_at_all_shows_the_help(monkeypatch, capsys):
         (["coordinator", "run", "--fleet", "No Spaces"], "fleet 'No Spaces'"),
         (["coordinator", "run", "--learning-rate", "0"], "learning_rate"),
         (["coordinator", "rollout", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["coordinator", "run", "--engine", "tensorflow"], "engine 'tensorflow' is unknown"),
         (["agent", "run", "--id", "Bad_Id"], "'Bad_Id'"),
         (["agent", "run", "--id", "coordinator"], "'coordinator'"),
         (["agent", "run", "--shard", "4/4"], "--shard '4/4'"),
@@ -183,6 +184,12 @@ def test_a_busy_port_says_so_and_starts_nothing(monkeypatch, capsys, tmp_path):
         port = busy.getsockname()[1]
         assert edgetide(monkeypatch, "up", "--port", port, "--state", tmp_path / "up") == 1
     assert f"port {port} is busy" in error_line(capsys)
+    assert not (tmp_path / "up").exists()
+
+
+def test_an_unknown_engine_of_a_mixed_fleet_is_told_and_starts_nothing(monkeypatch, capsys, tmp_path):
+    assert edgetide(monkeypatch, "up", "--engine", "torch,tensorflow", "--state", tmp_path / "up") == 1
+    assert "engine 'tensorflow' is unknown" in error_line(capsys)
     assert not (tmp_path / "up").exists()
 
 

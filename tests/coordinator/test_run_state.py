@@ -104,20 +104,7 @@ def test_time_and_bytes_go_on_after_a_restart(kept):
 def test_accuracy_device_event_and_state_are_kept(kept):
     kept.commit(1)
     kept.state.evaluated(1, 0.75, 0.5)
-    hello = Hello(
-        device="a",
-        boot_epoch=1,
-        version="1",
-        profile="p",
-        engine="e",
-        num_cores=1,
-        memory_total_bytes=None,
-        num_samples=1,
-        input_shape=(3,),
-        num_classes=2,
-        cpu_share_fraction=1.0,
-    )
-    kept.state.device(hello)
+    kept.state.device(hello("a", "onnx"))
     kept.state.event(Note("device joined", "a", {"round": 1}))
     kept.state.announced(
         PublicRun(run="run-a", strategy="distreal", state="finished", round=1, num_rounds=1, model_version=1)
@@ -174,6 +161,31 @@ def test_a_report_counts_updates_batches_macs_and_vectors(kept):
         ("b", 1, 1, {"2": 1}),
     ]
     assert (report["broker"], report["engine"]) == ("mosquitto", "torch")
+
+
+def hello(device, engine):
+    return Hello(
+        device=device,
+        boot_epoch=1,
+        version="1",
+        profile="p",
+        engine=engine,
+        num_cores=1,
+        memory_total_bytes=None,
+        num_samples=1,
+        input_shape=(3,),
+        num_classes=2,
+        cpu_share_fraction=1.0,
+    )
+
+
+def test_a_report_says_what_each_device_computed_with(kept):
+    for device, engine in (("a", "torch"), ("b", "onnx"), ("c", "onnx"), ("idle", "numpy")):
+        kept.state.device(hello(device, engine))
+    kept.commit(1, settled("a"), settled("b"), settled("c"))
+    report = kept.report()
+    assert {one["id"]: one["engine"] for one in report["devices"]} == {"a": "torch", "b": "onnx", "c": "onnx"}
+    assert report["engine"] == "onnx, torch"
 
 
 def test_a_report_has_every_key_that_scripts_rely_on(kept):

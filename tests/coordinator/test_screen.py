@@ -124,7 +124,14 @@ def report(**changes):
         "engine": "torch",
         "vector_shares": {"8-16": 0.75, "4-8": 0.25},
         "devices": [
-            {"id": "device-1", "updates": 8, "batches": 100, "macs": 5 * 10**9, "vectors": {"8-16": 75}}
+            {
+                "id": "device-1",
+                "engine": "ort-training",
+                "updates": 8,
+                "batches": 100,
+                "macs": 5 * 10**9,
+                "vectors": {"8-16": 75},
+            }
         ],
         **changes,
     }
@@ -147,6 +154,7 @@ def test_a_report_is_printed_for_people():
         "mosquitto [2.0.11]",
         "75.0 %",
         "device-1",
+        "ort-training",
     ):
         assert told in text
 

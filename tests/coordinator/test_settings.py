@@ -6,14 +6,16 @@ import pytest
 
 from coordinator import settings
 from coordinator.settings import (
-    FINAL_RATE_FRACTION,
+    OPTIMIZERS,
     LearningConfig,
     deadline_on_one_machine,
     prepare_learning,
+    read_optimizer,
 )
 from firmware_profiles.errors import UserError
 from models.graph import ModelGraph, Node, validate
 from models.onnx_file import to_onnx
+from models.optim import OptimizerSettings
 from models.table import dump_table
 
 
@@ -155,13 +157,62 @@ def test_a_model_of_another_input_than_the_datas_is_refused(tmp_path, config):
 def test_the_learning_rate_falls_along_a_cosine_to_a_tenth(config):
     rates = prepare_learning(config(num_rounds=5, learning_rate=0.2)).learning_rates()
     assert rates[0] == pytest.approx(0.2)
-    assert rates[-1] == pytest.approx(0.2 * FINAL_RATE_FRACTION)
-    assert rates[2] == pytest.approx(0.2 * (1 + FINAL_RATE_FRACTION) / 2)
+    assert rates[-1] == pytest.approx(0.02)
+    assert rates[2] == pytest.approx(0.11)
     assert list(rates) == sorted(rates, reverse=True)
 
 
 def test_a_single_round_has_the_first_learning_rate(config):
     assert prepare_learning(config(num_rounds=1, learning_rate=0.2)).learning_rates() == (pytest.approx(0.2),)
+
+
+def test_a_step_schedule_counts_rounds(config):
+    optimizer = OptimizerSettings(learning_rate=1.0, schedule="step", every=2, factor=0.5)
+    rates = prepare_learning(config(num_rounds=5, optimizer=optimizer)).learning_rates()
+    assert rates == (1.0, 1.0, 0.5, 0.5, 0.25)
+
+
+def test_a_device_reads_in_its_bundle_what_the_run_decided(config):
+    learning = prepare_learning(config(num_rounds=7, optimizer=OPTIMIZERS["adamw"], learning_rate=0.01))
+    settings = learning.bundle.settings.optimizer
+    assert (settings.method, settings.learning_rate, settings.total) == ("adamw", 0.01, 7)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(config):
+    optimizer = OptimizerSettings(schedule="cosine", warmup=5)
+    with pytest.raises(UserError, match="optimizer: a warmup of 5 leaves nothing of total 5"):
+        prepare_learning(config(num_rounds=5, optimizer=optimizer))
+
+
+# ---------------------------------------------------------------- the optimiser
+
+
+def test_an_optimizer_is_named_or_read_from_a_file(tmp_path):
+    path = tmp_path / "optimizer.yaml"
+    path.write_text("method: adamw\nbetas: [0.8, 0.99]\nkeep_state: true\n")
+    assert read_optimizer("sgd") == OPTIMIZERS["sgd"]
+    assert read_optimizer(str(path)) == OptimizerSettings(method="adamw", betas=(0.8, 0.99), keep_state=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("method: adam", r"optimizer\.yaml:1: key \"method\".*'adam'; did you mean .adamw"),
+        ("method: adamw\nmomentum: 0.5", "momentum belongs to method sgd"),
+        ("schedule: step", "wants every"),
+        ("learning: 0.1", r"optimizer\.yaml:1: key \"learning\".*learning_rate"),
+    ],
+)
+def test_an_optimizer_file_that_does_not_fit_is_refused_by_line_and_key(tmp_path, content, message):
+    path = tmp_path / "optimizer.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_optimizer(str(path))
+
+
+def test_an_unknown_optimizer_is_refused_with_those_there_are():
+    with pytest.raises(UserError, match="'lion' is unknown: choose sgd, adamw or name a YAML file"):
+        read_optimizer("lion")
 
 
 # ---------------------------------------------------------------- the deadline

@@ -18,6 +18,7 @@ from firmware_profiles.errors import PeerError, UserError
 from firmware_profiles.policy import Policy
 from firmware_profiles.profile import load_profile
 from models.bundle import encode
+from models.gradients.artifacts import Artifacts
 from models.table import dump_table
 from models.weights import pack
 
@@ -70,8 +71,9 @@ class Device:
             store_policy=self.stored.append,
         )
 
-    def _make_engine(self, kind, graph, loss, num_threads):
+    def _make_engine(self, kind, graph, loss, num_threads, artifacts):
         self.engines_made += 1
+        self.artifacts = artifacts
         return self.engine
 
     def until(self, kind):
@@ -140,6 +142,41 @@ def test_a_model_of_another_shape_gets_an_engine_of_its_own(device):
     device.jobs.start(request(wider, tiny.make_weights(wider), order=2))
     device.until("done")
     assert device.engines_made == 2
+
+
+def test_an_engine_gets_the_graphs_of_its_bundle(device):
+    artifacts = Artifacts(training=b"t", evaluation=b"e", loss=b"l")
+    device.jobs.start(request(msgspec.structs.replace(BUNDLE, artifacts=artifacts)))
+    device.until("done")
+    assert device.artifacts == artifacts
+
+
+def test_other_training_graphs_get_an_engine_of_their_own(device):
+    device.jobs.start(request())
+    device.until("done")
+    device.news.clear()
+    artifacts = Artifacts(training=b"t", evaluation=b"e", loss=b"l")
+    device.jobs.start(request(msgspec.structs.replace(BUNDLE, artifacts=artifacts), order=2))
+    device.until("done")
+    assert device.engines_made == 2
+
+
+def test_an_engine_that_cannot_be_loaded_ahead_is_logged_and_the_agent_goes_on(device, monkeypatch, caplog):
+    loaded = threading.Event()
+
+    def load(_kind):
+        loaded.set()
+        raise UserError("engine 'onnx' needs onnxruntime")
+
+    monkeypatch.setattr("device_agent.live_jobs.load_engine", load)
+    device.jobs.prepare()
+    assert loaded.wait(20)
+    for thread in threading.enumerate():
+        if thread.name == "prepare":
+            thread.join()
+    assert "needs onnxruntime" in caplog.text
+    device.jobs.start(request())
+    device.until("done")
 
 
 def test_stop_gives_the_job_up_within_one_mini_batch(device):

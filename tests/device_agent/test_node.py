@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from device_agent.agent import AgentCore
+from device_agent.kept_content import KeptContent
 from device_agent.node import DISK_RETRY_S, AgentNode
 from device_agent.outbox import Outbox
 from device_agent.training import TrainingResult
@@ -17,6 +18,7 @@ from device_agent.wire.memory import MemoryBroker
 from device_agent.wire.messages import (
     SCHEMA_VERSION,
     Ack,
+    Chunk,
     ChunkRequest,
     Decline,
     Envelope,
@@ -66,7 +68,7 @@ class FakeJobs:
 class Board:
     """An agent's node on the memory bus, and the ear of a coordinator that a test plays."""
 
-    def __init__(self, outbox):
+    def __init__(self, outbox, kept=None):
         self.broker = MemoryBroker(direct=True)
         self.clock = tiny.FakeClock(self.broker)
         self.outbox, self.jobs = outbox, FakeJobs()
@@ -85,6 +87,7 @@ class Board:
             timers=self.clock.timers(),
             jobs=self.jobs,
             snapshot=tiny.make_snapshot,
+            kept=kept,
         )
         self.sequence = 0
 
@@ -232,6 +235,47 @@ def test_a_large_delta_is_served_in_chunks_while_it_waits(board):
     (topic, data) = board.heard[-1]
     assert topic == device_topic(FLEET, DEVICE, "up/bulk")
     assert decode(data, topic).body.digest == update.delta.digest
+
+
+LARGE_BUNDLE = b"bundle" * 1000
+LARGE_REF = refer(LARGE_BUNDLE, inline_bytes=0)
+
+
+def serve_what_is_asked_for(board, content):
+    """Play the coordinator: one chunk has it all."""
+    (digest,) = {request.digest for request in board.bodies(ChunkRequest)}
+    board.tell(
+        Chunk(digest=digest, index=0, num_chunks=1, data=content),
+        topic=down_topic(FLEET, DEVICE, bulk=True),
+    )
+
+
+def test_a_bundle_is_fetched_once_for_all_orders(board):
+    board.tell(order(1, bundle=LARGE_REF))
+    serve_what_is_asked_for(board, LARGE_BUNDLE)
+    board.heard.clear()
+    board.tell(order(2, bundle=LARGE_REF))
+    assert board.bodies(ChunkRequest) == []
+    assert [call for call in board.jobs.calls if call != "stop"] == [("start", 1), ("start", 2)]
+
+
+def test_a_bundle_is_not_fetched_again_after_a_restart(outbox, tmp_path):
+    before = Board(outbox, KeptContent(tmp_path / "bundles"))
+    before.tell(order(1, bundle=LARGE_REF))
+    serve_what_is_asked_for(before, LARGE_BUNDLE)
+    after = Board(outbox, KeptContent(tmp_path / "bundles"))
+    after.tell(order(2, bundle=LARGE_REF))
+    assert after.bodies(ChunkRequest) == []
+    assert after.jobs.calls == [("start", 2)]
+
+
+def test_weights_are_not_kept(board):
+    ref = refer(WEIGHTS, inline_bytes=0)
+    board.tell(order(1, weights=ref))
+    serve_what_is_asked_for(board, WEIGHTS)
+    board.heard.clear()
+    board.tell(order(2, weights=ref))
+    assert len(board.bodies(ChunkRequest)) == 1
 
 
 def test_a_rollout_in_force_is_told_with_the_policys_digest(board):

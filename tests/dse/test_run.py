@@ -14,6 +14,7 @@ from models.data.dataset import load_data
 from models.engines.choose import make_engine
 from models.graph import ModelGraph, Node
 from models.graph import digest as graph_digest
+from models.losses import LossSettings
 from models.optim import OptimizerSettings
 from models.table import find_fault, load_table
 from models.widths import plan_widths
@@ -64,7 +65,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def bench(data):
-    engine = make_engine("torch", GRAPH, "cross-entropy", 1)
+    engine = make_engine("torch", GRAPH, LossSettings(), 1)
     return make_bench(GRAPH, PLAN, engine, initial(), load_data(str(data)).train, SETTINGS)
 
 
@@ -115,7 +116,7 @@ def test_held_out_samples_are_not_trained_on_and_the_test_part_is_not_touched(be
 
 
 def test_too_few_samples_to_hold_out_are_refused(data):
-    engine = make_engine("torch", GRAPH, "cross-entropy", 1)
+    engine = make_engine("torch", GRAPH, LossSettings(), 1)
     settings = SearchSettings(num_held_out=195, batch_size=10)
     with pytest.raises(UserError, match="200 training samples are too few"):
         make_bench(GRAPH, PLAN, engine, initial(), load_data(str(data)).train, settings)

@@ -79,8 +79,9 @@ def wait_for(what, condition, timeout_s=PATIENCE_S, explain=lambda: ""):
 class Fleet:
     """`edgetide up` in a process of its own."""
 
-    def __init__(self, state: Path, options):
+    def __init__(self, state: Path, options, variables=None):
         self.state = state
+        self._variables = variables or {}
         self.options = [str(option) for option in options]
         self._said = state.with_name(f"{state.name}.stderr")
         self._printed = state.with_name(f"{state.name}.stdout")
@@ -95,7 +96,7 @@ class Fleet:
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=said,
-                env=environment(),
+                env={**environment(), **self._variables},
                 start_new_session=True,
             )
 
@@ -256,7 +257,7 @@ def make_fleet(tmp_path_factory, data_file):
     """A function that starts a fleet; whatever still runs at the end is ended."""
     fleets = []
 
-    def make(*options, broker="embedded", devices=2, rounds=3, state=None):
+    def make(*options, broker="embedded", devices=2, rounds=3, state=None, variables=None):
         if broker == "mosquitto" and find_mosquitto() is None:
             pytest.skip("mosquitto is not installed")
         # A round trains until its deadline, whatever the machine can do: more passes than there is time.
@@ -271,7 +272,9 @@ def make_fleet(tmp_path_factory, data_file):
             "--learning-rate": 0.03,
         }
         state = state or tmp_path_factory.mktemp("fleet") / "state"
-        fleet = Fleet(state, [part for pair in fixed.items() for part in pair] + ["--json", *options])
+        fleet = Fleet(
+            state, [part for pair in fixed.items() for part in pair] + ["--json", *options], variables
+        )
         fleets.append(fleet)
         return fleet
 

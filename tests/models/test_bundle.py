@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import os
+import zlib
+
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_profiles.errors import PeerError
-from models.bundle import MAX_BYTES, Bundle, TrainingSettings, decode, digest, encode
+from models.bundle import MAX_ARTIFACT_BYTES, MAX_BYTES, Bundle, TrainingSettings, decode, digest, encode
+from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, Node, validate
+from models.losses import LossSettings
 from models.optim import OptimizerSettings
 from models.table import uniform_table
 from models.widths import plan_widths
 
 
-def small_bundle(learning_rate=0.05):
+ARTIFACTS = Artifacts(training=b"train" * 1000, evaluation=b"evaluate" * 100, loss=b"")
+
+
+def small_bundle(learning_rate=0.05, artifacts=ARTIFACTS):
     attributes = {
         "kernel_shape": (3, 3),
         "strides": (1, 1),
@@ -36,6 +44,7 @@ def small_bundle(learning_rate=0.05):
         plan=plan,
         table=uniform_table(graph, plan, 32, (0.5,)),
         settings=TrainingSettings(optimizer=OptimizerSettings(learning_rate=learning_rate)),
+        artifacts=artifacts,
     )
 
 
@@ -53,6 +62,28 @@ def test_a_bundle_reads_back_as_it_was_written():
     assert decode(encode(small_bundle())) == small_bundle()
 
 
+def test_a_bundle_may_come_without_artifacts():
+    bundle = small_bundle(artifacts=None)
+    assert decode(encode(bundle)) == bundle
+
+
+def test_artifacts_travel_compressed():
+    num_bytes = sum(len(getattr(ARTIFACTS, name)) for name in Artifacts.__struct_fields__)
+    assert len(encode(small_bundle())) < len(encode(small_bundle(artifacts=None))) + num_bytes / 10
+
+
+def test_a_bundle_of_the_version_before_artifacts_is_refused_with_what_to_do():
+    with pytest.raises(PeerError, match="run the same edgetide version"):
+        decode(changed("schema", value=1))
+
+
+def test_a_bundle_carries_its_loss():
+    loss = LossSettings(name="distillation", temperature=2.5, label_weight=0.0)
+    training = msgspec.structs.replace(small_bundle().settings, loss=loss)
+    bundle = msgspec.structs.replace(small_bundle(), settings=training)
+    assert decode(encode(bundle)).settings.loss == loss
+
+
 def test_equal_bundles_have_equal_digests_and_others_have_not():
     assert digest(small_bundle()) == digest(decode(encode(small_bundle())))
     assert digest(small_bundle()) != digest(small_bundle(learning_rate=0.1))
@@ -63,7 +94,7 @@ def test_what_a_newer_peer_adds_is_ignored():
 
 
 HOSTILE = {
-    "another schema": (("schema",), 99, "schema 99, this version reads 1"),
+    "another schema": (("schema",), 99, "schema 99, this version reads 2"),
     "an unknown operator": (("graph", "nodes", 1, "op"), "Exec", "graph is refused: .*Exec"),
     "a width plan of another graph": (
         ("plan", "groups", 0, "num_channels"),
@@ -74,7 +105,33 @@ HOSTILE = {
     "a table of another graph": (("table", "graph_digest"), "b" * 64, "table is refused: .*another network"),
     "a vector too wide": (("table", "entries", 0, "vector"), [5], "keeps 5 channels of 4"),
     "a table without entries": (("table", "entries"), [], "not readable"),
-    "an unknown loss": (("settings", "loss"), "hinge", "wants the loss 'hinge'"),
+    "artifacts that are not compressed": (
+        ("artifacts", "training"),
+        b"onnx",
+        "training graph is not readable",
+    ),
+    "artifacts that are cut off": (
+        ("artifacts", "evaluation"),
+        zlib.compress(os.urandom(500))[:-9],
+        "evaluation graph is cut off",
+    ),
+    "artifacts with something behind": (
+        ("artifacts", "loss"),
+        zlib.compress(b"a") + b"b",
+        "something follows",
+    ),
+    "artifacts that are a bomb": (
+        ("artifacts", "loss"),
+        zlib.compress(bytes(MAX_ARTIFACT_BYTES + 1), 9),
+        f"loss graph has over {MAX_ARTIFACT_BYTES} bytes",
+    ),
+    "artifacts that are a text": (("artifacts",), "onnx", "not readable"),
+    "an unknown loss": (("settings", "loss", "name"), "hinge", "wants the loss 'hinge'"),
+    "a loss as a mere name": (("settings", "loss"), "cross-entropy", "not readable"),
+    "no temperature": (("settings", "loss", "temperature"), 0.0, "not readable"),
+    "a temperature that is no number": (("settings", "loss", "temperature"), float("nan"), "not readable"),
+    "an endless weight": (("settings", "loss", "feature_weight"), float("inf"), "not readable"),
+    "an unknown setting of the loss": (("settings", "loss", "alpha"), 0.1, "not readable"),
     "an empty mini-batch": (("settings", "batch_size"), 0, "not readable"),
     "a learning rate that is no number": (
         ("settings", "optimizer", "learning_rate"),

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from models.engines.choose import make_engine
 from models.engines.engine import Gradients
+from models.losses import LossSettings
 from models.optim import Optimizer, OptimizerSettings
 from models.step import training_step
 from models.subnet import cut, full_subnet, sample, uniform_vector
@@ -109,7 +110,7 @@ def assert_agree(compare):
 def test_gradients_of_a_sub_network_are_those_of_a_plain_module_of_its_width(name, keep):
     module, graph, weights = traced(name)
     plan = plan_widths(graph)
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
 
     def compare(seed):
         sub = cut(plan, weights, sample(plan, uniform_vector(plan, keep), seed=3, step=seed))
@@ -128,7 +129,7 @@ def test_gradients_of_a_sub_network_are_those_of_a_plain_module_of_its_width(nam
 def test_training_steps_of_a_sub_network_are_those_of_a_plain_module_of_its_width(name):
     module, graph, original = traced(name)
     plan = plan_widths(graph)
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
 
     def compare(seed):
         weights = {key: values.copy() for key, values in original.items()}
@@ -154,7 +155,7 @@ def test_evaluation_of_a_sub_network_is_that_of_a_plain_module_with_the_same_mom
     plan = plan_widths(graph)
     subnet = sample(plan, uniform_vector(plan, 0.5), seed=3, step=0)
     sub, (inputs, _) = cut(plan, weights, subnet), batch(name, 0)
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     statistics = engine.statistics(sub, batch(name, 1)[0])
     plain = narrowed(module, sub).eval()
     for key, values in statistics.items():
@@ -172,7 +173,7 @@ def test_a_step_moves_exactly_the_kept_entries():
     subnet = sample(plan, uniform_vector(plan, 0.5), seed=1, step=0)
     inputs, labels = batch("cnn-28", 0)
     optimizer = Optimizer(OptimizerSettings(learning_rate=0.1, weight_decay=0.1))
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     training_step(engine, plan, after, optimizer, subnet, inputs, {"labels": labels})
     places = {key: np.arange(values.size).reshape(values.shape) for key, values in before.items()}
     for key, kept in cut(plan, places, subnet).items():
@@ -183,7 +184,7 @@ def test_the_loss_falls_while_sub_networks_are_trained():
     _, graph, weights = traced("cnn-28")
     weights = {key: values.copy() for key, values in weights.items()}
     plan, (inputs, labels) = plan_widths(graph), batch("cnn-28", 0)
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     optimizer = Optimizer(OptimizerSettings(learning_rate=0.02))
     losses = []
     for number in range(60):

@@ -17,6 +17,7 @@ from models.engines.choose import make_engine
 from models.engines.engine import features_name
 from models.engines.torch_operators import OPERATORS
 from models.graph import Constant, ModelGraph, Node, validate
+from models.losses import LossSettings
 
 POOL = {"kernel_shape": (2, 2), "strides": (2, 2), "pads": (0, 0, 0, 0), "ceil_mode": 0}
 
@@ -93,7 +94,7 @@ def run_operator(op, attributes, x, weights=None, inputs=("x",), constants=None)
     weights = weights or {}
     shapes = {name: values.shape for name, values in weights.items()}
     graph = operator_graph(op, attributes, x.shape[1:], shapes, inputs, constants)
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     return engine.outputs(weights, x)["logits"].reshape(len(x), *graph.shapes["z"])
 
 
@@ -199,7 +200,7 @@ def test_convolution_pads_each_side_on_its_own(pads):
 
 def test_a_depthwise_convolution_follows_the_channels_it_is_given():
     graph = operator_graph("Conv", conv_attributes(group=6), (6, 5, 5), {"w": (6, 1, 3, 3)}, ("x", "w"))
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     x, weight = images(2, (4, 5, 5)), images(4, (1, 3, 3), seed=2)
     expected = functional.conv2d(torch.from_numpy(x), torch.from_numpy(weight), padding=1, groups=4)
     np.testing.assert_allclose(engine.outputs({"w": weight}, x)["logits"], expected.flatten(1), atol=1e-5)
@@ -217,7 +218,7 @@ def test_a_one_dimensional_convolution_is_computed():
 def test_a_strided_1x1_convolution_of_few_channels_has_the_right_gradient(channels):
     graph = normed_graph(stride=2, channels=channels)
     weights, x, labels = random_weights(graph), images(5, (channels, 8, 8)), np.array([0, 1, 2, 0, 1])
-    found = make_engine("torch", graph, "cross-entropy", 1).gradients(weights, x, {"labels": labels})
+    found = make_engine("torch", graph, LossSettings(), 1).gradients(weights, x, {"labels": labels})
     conv, norm, linear = nn.Conv2d(channels, 6, 1, 2, bias=False), nn.BatchNorm2d(6), nn.Linear(6, 3)
     module = nn.Sequential(conv, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
     for parameter, values in zip(module.parameters(), weights.values(), strict=True):
@@ -232,7 +233,7 @@ def test_a_strided_1x1_convolution_of_few_channels_has_the_right_gradient(channe
 def test_statistics_are_the_mean_and_biased_variance_of_the_mini_batch():
     graph = normed_graph()
     weights, x = random_weights(graph), images(5, (4, 8, 8))
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     before_norm = np.einsum("oc,nchw->nohw", weights["conv.weight"][:, :, 0, 0], x)
     from_gradients = engine.gradients(weights, x, {"labels": np.zeros(5, np.int64)}).statistics
     for statistics in (from_gradients, engine.statistics(weights, x)):
@@ -247,7 +248,7 @@ def test_a_channel_with_a_single_value_has_variance_zero():
     ]
     parameters = {"w": (3, 2), "n.weight": (3,), "n.bias": (3,)}
     graph = graph_of(nodes, parameters, (2,), {"n.mean": (3,), "n.var": (3,)})
-    statistics = make_engine("torch", graph, "cross-entropy", 1).statistics(
+    statistics = make_engine("torch", graph, LossSettings(), 1).statistics(
         random_weights(graph), images(1, (2,))
     )
     np.testing.assert_allclose(statistics["n.var"], 0.0, atol=1e-9)
@@ -255,7 +256,7 @@ def test_a_channel_with_a_single_value_has_variance_zero():
 
 def test_a_prediction_depends_on_no_batch_mate():
     graph = normed_graph()
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     weights, x = random_weights(graph), images(5, (4, 8, 8))
     weights |= engine.statistics(weights, images(5, (4, 8, 8), seed=9))
     np.testing.assert_allclose(
@@ -265,7 +266,7 @@ def test_a_prediction_depends_on_no_batch_mate():
 
 def test_features_are_what_the_last_layer_reads():
     graph = normed_graph()
-    engine = make_engine("torch", graph, "cross-entropy", 1)
+    engine = make_engine("torch", graph, LossSettings(), 1)
     weights, x = random_weights(graph), images(5, (4, 8, 8))
     outputs = engine.outputs(weights | engine.statistics(weights, x), x)
     np.testing.assert_allclose(
@@ -284,7 +285,7 @@ def test_neither_weights_nor_inputs_are_changed():
     weights, x, labels = random_weights(graph), images(5, (4, 8, 8)), np.zeros(5, np.int64)
     before = {name: values.copy() for name, values in weights.items()}
     x_before = x.copy()
-    found = make_engine("torch", graph, "cross-entropy", 1).gradients(weights, x, {"labels": labels})
+    found = make_engine("torch", graph, LossSettings(), 1).gradients(weights, x, {"labels": labels})
     for gradient in found.gradients.values():
         np.add(gradient, 1.0, out=gradient)  # the caller may
     assert all(np.array_equal(weights[name], before[name]) for name in weights)
@@ -300,7 +301,7 @@ def test_a_relu_leaves_a_value_alone_that_others_read_too():
     graph = graph_of(nodes, {"w": (3, 4)}, (4,))
     weights, x = random_weights(graph), images(2, (4,))
     before = x @ weights["w"].T
-    found = make_engine("torch", graph, "cross-entropy", 1).outputs(weights, x)["logits"]
+    found = make_engine("torch", graph, LossSettings(), 1).outputs(weights, x)["logits"]
     np.testing.assert_allclose(found, before + np.maximum(before, 0), atol=1e-5)
 
 
@@ -309,7 +310,7 @@ def test_read_only_arrays_are_welcome():
     weights, x, labels = random_weights(graph), images(5, (4, 8, 8)), np.zeros(5, np.int64)
     for values in (*weights.values(), x, labels):
         values.flags.writeable = False
-    found = make_engine("torch", graph, "cross-entropy", 1).gradients(weights, x, {"labels": labels})
+    found = make_engine("torch", graph, LossSettings(), 1).gradients(weights, x, {"labels": labels})
     assert np.isfinite(found.loss)
 
 
@@ -317,14 +318,14 @@ def test_gradients_come_contiguous_in_the_shapes_of_the_weights():
     graph = normed_graph()
     weights = random_weights(graph)
     labels = {"labels": np.zeros(5, np.int64)}
-    found = make_engine("torch", graph, "cross-entropy", 1).gradients(weights, images(5, (4, 8, 8)), labels)
+    found = make_engine("torch", graph, LossSettings(), 1).gradients(weights, images(5, (4, 8, 8)), labels)
     assert {name: g.shape for name, g in found.gradients.items()} == graph.parameters
     assert all(g.flags.c_contiguous and g.dtype == np.float32 for g in found.gradients.values())
 
 
 def test_the_number_of_threads_holds_in_a_thread_that_did_not_make_the_engine():
     graph = normed_graph()
-    engine, weights = make_engine("torch", graph, "cross-entropy", 1), random_weights(graph)
+    engine, weights = make_engine("torch", graph, LossSettings(), 1), random_weights(graph)
     seen = []
 
     def work():
@@ -338,35 +339,14 @@ def test_the_number_of_threads_holds_in_a_thread_that_did_not_make_the_engine():
     assert seen == [1]
 
 
-def test_auto_takes_torch_where_it_is_installed():
-    assert make_engine("auto", normed_graph(), "cross-entropy", 1).name == "torch"
-
-
-@pytest.mark.parametrize("kind", ["onnx", "ort-training"])
-def test_an_engine_that_is_not_built_yet_says_so(kind):
-    with pytest.raises(UserError, match="not built yet"):
-        make_engine(kind, normed_graph(), "cross-entropy", 1)
-
-
-def test_an_unknown_engine_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="'tensorflow' is unknown: choose one of auto, torch"):
-        make_engine("tensorflow", normed_graph(), "cross-entropy", 1)
-
-
 def test_an_unknown_loss_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="'hinge' is unknown: choose one of cross-entropy"):
-        make_engine("torch", normed_graph(), "hinge", 1)
+        make_engine("torch", normed_graph(), LossSettings(name="hinge"), 1)
 
 
 def test_no_threads_are_refused():
     with pytest.raises(UserError, match="0 threads"):
-        make_engine("torch", normed_graph(), "cross-entropy", 0)
-
-
-def test_a_missing_torch_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"install edgetide\[torch\]"):
-        make_engine("torch", normed_graph(), "cross-entropy", 1)
+        make_engine("torch", normed_graph(), LossSettings(), 0)
 
 
 def test_choosing_an_engine_imports_torch_only_when_it_is_made():

@@ -87,6 +87,7 @@ def test_compare_shows_a_table(path, capsys):
 
 def result(curve, virtual_s):
     return SimResult(
+        engine="onnx",
         scenario="s",
         strategy="full",
         seed=0,

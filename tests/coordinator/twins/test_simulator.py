@@ -18,9 +18,13 @@ def mean_macs(result, device):
     return told.macs / told.steps
 
 
-def test_the_same_seed_gives_the_same_result(make_scenario):
-    scenario = make_scenario("devices.*.step_jitter_fraction=0.2", POOR_LINK)
-    assert simulate(scenario, 3) == simulate(scenario, 3)
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_the_same_seed_gives_the_same_result(make_scenario, engine):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(engine, engine))
+    scenario = make_scenario("devices.*.step_jitter_fraction=0.2", POOR_LINK, f"engine={engine}")
+    result = simulate(scenario, 3)
+    assert result == simulate(scenario, 3)
+    assert result.engine == engine
 
 
 def test_watching_a_run_changes_nothing(make_scenario):

@@ -1,0 +1,77 @@
+"""The rules of MaxPool, AveragePool and GlobalAveragePool."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.gradients.convolution import gather_readers
+from models.gradients.emitter import Emitter
+from models.gradients.rule import Emitted, Site
+from models.gradients.windows import reads, sliding_window
+
+
+def pool_maximum(e: Emitter, site: Site) -> Emitted:
+    """MaxPool: of equal pixels the first one of a window takes the gradient, as in PyTorch."""
+    window = sliding_window(site)
+    pixels = e.reshape_to(site.inputs[0], (0, window.num_pixels, -1))
+    if window.reads_padding:
+        pixels = e.op("Pad", pixels, e.integers(0, 0, 0, 0, 1, 0), e.number(-np.inf))
+    gathered = e.op("Gather", pixels, reads(e, window), axis=1)
+    taps = (gathered,)
+    if window.num_taps > 1:
+        taps = e.ops("Split", (gathered, e.integers(*(1,) * window.num_taps)), window.num_taps, axis=1)
+    highest = e.op("Max", *taps) if len(taps) > 1 else gathered
+
+    def pullback(gradient: str) -> tuple[str | None, ...]:
+        rest = e.op("Unsqueeze", e.reshape_to(gradient, (0, window.num_windows, -1)), e.integers(1))
+        made = []
+        for tap in taps[:-1]:
+            left = e.op("Mul", rest, e.positive(e.op("Sub", highest, tap)))
+            made.append(e.op("Sub", rest, left))
+            rest = left
+        spread = e.op("Concat", *made, rest, axis=1) if made else rest
+        columns = e.reshape_to(spread, (0, window.num_taps * window.num_windows, -1))
+        return (e.reshape_to(gather_readers(e, columns, window, with_tap=True), (0, *window.sizes, -1)),)
+
+    return Emitted(e.reshape_to(highest, (0, *window.counts, -1)), pullback)
+
+
+def pool_average(e: Emitter, site: Site) -> Emitted:
+    """AveragePool; the padding counts if `count_include_pad` says so."""
+    window = sliding_window(site)
+    pixels = e.reshape_to(site.inputs[0], (0, window.num_pixels, -1))
+    if window.reads_padding:
+        pixels = e.op("Pad", pixels, e.integers(0, 0, 0, 0, 1, 0))
+    sums = e.sum(e.op("Gather", pixels, reads(e, window), axis=1), (1,), keepdims=False)
+    share = e.constant(_shares(site))
+
+    def pullback(gradient: str) -> tuple[str | None, ...]:
+        d = e.op("Mul", e.reshape_to(gradient, (0, window.num_windows, -1)), share)
+        return (e.reshape_to(gather_readers(e, d, window, with_tap=False), (0, *window.sizes, -1)),)
+
+    return Emitted(e.reshape_to(e.op("Mul", sums, share), (0, *window.counts, -1)), pullback)
+
+
+def pool_globally(e: Emitter, site: Site) -> Emitted:
+    """GlobalAveragePool: the mean over space."""
+    x = site.inputs[0]
+    sizes = site.operands[0].shape[1:]
+    shape = e.op("Shape", x)
+
+    def pullback(gradient: str) -> tuple[str | None, ...]:
+        return (e.op("Expand", e.scale(gradient, 1.0 / np.prod(sizes)), shape),)
+
+    return Emitted(e.op("ReduceMean", x, axes=tuple(range(1, len(sizes) + 1)), keepdims=1), pullback)
+
+
+def _shares(site: Site) -> np.ndarray:
+    """What one pixel adds to its window's mean: float32 [] or, where the padding does not count, [windows, 1]."""
+    window = sliding_window(site)
+    if site.int("count_include_pad") or not window.reads_padding:
+        return np.array(1.0 / window.num_taps, np.float32)
+    counts = np.ones(1)
+    for axis, count in enumerate(window.counts):
+        starts = np.arange(count) * window.strides[axis] - window.begins[axis]
+        inside = np.minimum(starts + window.kernel[axis], window.sizes[axis]) - np.maximum(starts, 0)
+        counts = np.multiply.outer(counts, inside)
+    return (1.0 / counts.reshape(-1, 1)).astype(np.float32)
