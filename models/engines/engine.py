@@ -66,16 +66,17 @@ class Engine(Protocol):
 def features_name(graph: ModelGraph) -> str | None:
     """Name the value that the last trained layer reads, which every engine returns as "features".
 
-    It is found by walking back from the logits along each node's first input to the first node that
+    It is found by walking back from the logits along each node's first value to the first node that
     has a parameter. None if there is no such node.
     """
     producers = {node.output: node for node in graph.nodes}
     name = graph.output_name
     while name in producers:
         node = producers[name]
+        value = next(read for read in node.inputs if read in graph.shapes)
         if any(read in graph.parameters for read in node.inputs):
-            return node.inputs[0]
-        name = node.inputs[0]
+            return value
+        name = value
     return None
 
 

@@ -22,6 +22,7 @@ _PLAIN = (
     "onnxruntime-qnn",
 )
 _TRAINING = ("onnxruntime-training-cpu", "onnxruntime-training")
+_NEWEST_PYTHON = (3, 12)  # that the last training build has wheels for
 _EXTRAS = {"plain": "edgetide[onnx]", "training": "edgetide[ort-training]"}
 
 
@@ -48,24 +49,21 @@ def explain_onnxruntime(wanted: Literal["plain", "training"], path: Sequence[str
         A clause for behind "engine X needs ".
     """
     name = _PLAIN[0] if wanted == "plain" else _TRAINING[0]
-    found = _versions(_PLAIN + _TRAINING, path)
-    here = " and ".join(found) or "no build of it"
-    verb = "are" if len(found) > 1 else "is"
-    if not found:
-        advice = f"pip install '{_EXTRAS[wanted]}'"
-    elif onnxruntime_kind(path) == wanted:
-        advice = f"its files are damaged. {_afresh(found, wanted)}"
-    else:
-        advice = (
-            f"they are builds of one module and overwrite each other's files. Make an own environment for "
-            f"{_EXTRAS[wanted]}, or here: {_afresh(found, wanted)}"
-        )
     if wanted == "training" and not _has_training_wheel():
-        advice = (
-            f"and for {platform.machine()} with Python {platform.python_version()} there is none, only for "
-            "x86_64 with Python 3.10 to 3.12: use engine onnx"
+        return (
+            f"{name}, which has no wheel for {platform.machine()} with Python {platform.python_version()}, "
+            "only for x86_64 with Python 3.10 to 3.12: use engine onnx"
         )
-    return f"{name}, and {here} {verb} installed here: {advice}"
+    found = _versions(_PLAIN + _TRAINING, path)
+    if not found:
+        return f"{name}, and no build of it is installed here: pip install '{_EXTRAS[wanted]}'"
+    here = f"{name}, and {' and '.join(found)} {'are' if len(found) > 1 else 'is'} installed here"
+    if onnxruntime_kind(path) == wanted:
+        return f"{here}, but damaged: {_afresh(found, wanted)}"
+    return (
+        f"{here}. Ordinary and training builds are one module and overwrite each other's files: make an "
+        f"environment of its own for {_EXTRAS[wanted]}, or here: {_afresh(found, wanted)}"
+    )
 
 
 def _afresh(found: Sequence[str], wanted: str) -> str:
@@ -74,7 +72,7 @@ def _afresh(found: Sequence[str], wanted: str) -> str:
 
 
 def _has_training_wheel() -> bool:
-    return platform.machine() in ("x86_64", "AMD64") and (3, 10) <= sys.version_info[:2] <= (3, 12)
+    return platform.machine() in ("x86_64", "AMD64") and sys.version_info[:2] <= _NEWEST_PYTHON
 
 
 def _versions(names: Sequence[str], path: Sequence[str] | None) -> list[str]:

@@ -28,7 +28,7 @@ _MIN_KEPT_VALUES = 4096
 _MAX_WASTE = 2
 """A buffer serves requests down to this part of its size."""
 
-_CACHE_VALUES = 48 * 1024
+_CACHE_VALUES = 128 * 1024
 """Values of one array in a block that several passes work on: it stays in a core's second-level cache."""
 
 

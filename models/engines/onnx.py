@@ -34,10 +34,10 @@ _UNWANTED_OPTIMIZERS = ["CommonSubexpressionElimination"]
 def _import_runtime() -> Any:
     try:
         runtime = importlib.import_module("onnxruntime")
-        if not hasattr(runtime, "InferenceSession"):
-            raise ImportError("it has no InferenceSession")
     except ImportError as error:
         raise UserError(f"engine 'onnx' needs {explain_onnxruntime('plain')} ({error})") from error
+    if not hasattr(runtime, "InferenceSession"):  # a folder of that name, or a half that pip left
+        raise UserError(f"engine 'onnx' needs {explain_onnxruntime('plain')}")
     return runtime
 
 
@@ -77,7 +77,8 @@ class OnnxEngine:
         # a session asks for every input, also for those that the forward pass will not read
         self._blank_targets = {
             item.name: np.zeros([1] * len(item.shape), _DTYPES[item.type])
-            for item in self._training.get_inputs() if item.name.startswith("@")
+            for item in self._training.get_inputs()
+            if item.name.startswith("@")
         }
         self._forward_only = _runtime.RunOptions()
         self._forward_only.only_execute_path_to_fetches = True
@@ -164,8 +165,7 @@ class OnnxEngine:
 
     def _bind_statistics(self, binding: Any, weights: Mapping[str, Array]) -> dict[str, Array]:
         return {
-            name: _bind_output(binding, name, weights[scale].shape)
-            for name, scale in self._scales.items()
+            name: _bind_output(binding, name, weights[scale].shape) for name, scale in self._scales.items()
         }
 
 

@@ -2,7 +2,7 @@
 
 With X the gathered windows [C * taps, windows * N] and W the weights [O, C * taps] (Chellapilla et al. 2006):
 
-    Y = W X        dW = dY X^T        dX = W' (windows of dY, read backwards), W' = W with C and O exchanged
+    Y = W X        dW = dY X^T        dX = W' (windows of dY read backwards), W' = W with C and O swapped
 
 X is never kept: it is gathered again for dW, a tile at a time. A strided convolution computes dX as
 W^T dY followed by a gather and sum of each pixel's few readers, since its transposed windows are mostly empty.
@@ -10,6 +10,7 @@ W^T dY followed by a gather and sum of each pixel's few readers, since its trans
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def convolve(e: Emitter, site: Site) -> Emitted:
 
     def pullback(gradient: str) -> tuple[str | None, ...]:
         d = e.reshape_to(gradient, (0, conv.window.num_windows, -1))
-        made: list[str | None] = [_input_gradient(e, conv, d, weight, matrix, site) if site.wanted[0] else None]
+        made: list[str | None] = [_input_gradient(e, conv, d, weight, matrix) if site.wanted[0] else None]
         made.append(e.op("Reshape", _weight_gradient(e, conv, d, pixels), e.op("Shape", weight)))
         if biases:
             made.append(e.sum(e.op("Flatten", d, axis=1), (1,), keepdims=False))
@@ -101,7 +102,7 @@ def _forward(e: Emitter, conv: _Conv, pixels: str, matrix: str, bias: str | None
 
 
 def _weight_gradient(e: Emitter, conv: _Conv, d: str, pixels: str) -> str:
-    """dW = dY X^T, summed over the tiles."""
+    """DW = dY X^T, summed over the tiles."""
     source, tiles = pixels, [None]
     if not conv.window.is_pointwise:
         source = _with_padding(e, pixels) if conv.window.reads_padding else pixels
@@ -120,18 +121,25 @@ def _weight_gradient(e: Emitter, conv: _Conv, d: str, pixels: str) -> str:
     return total
 
 
-def _input_gradient(e: Emitter, conv: _Conv, d: str, weight: str, matrix: str, site: Site) -> str:
+def _input_gradient(e: Emitter, conv: _Conv, d: str, weight: str, matrix: str) -> str:
     """dX, in the shape of the input."""
     window = conv.window
     if window.is_pointwise or max(window.strides) > 1:
         if conv.groups == 1:
             columns = e.op("Gemm", matrix, e.op("Flatten", d, axis=1), transA=1)
         else:
-            columns = e.op("MatMul", e.op("Transpose", matrix, perm=(0, 2, 1)), _per_group(e, conv, d, conv.outputs, window.num_windows))
+            columns = e.op(
+                "MatMul",
+                e.op("Transpose", matrix, perm=(0, 2, 1)),
+                _per_group(e, conv, d, conv.outputs, window.num_windows),
+            )
         if window.is_pointwise:
             return e.reshape_to(columns, (-1, *window.sizes), conv.batch)
         pixels = gather_readers(
-            e, e.reshape_to(columns, (-1, window.num_taps * window.num_windows), conv.batch), window, with_tap=True
+            e,
+            e.reshape_to(columns, (-1, window.num_taps * window.num_windows), conv.batch),
+            window,
+            with_tap=True,
         )
         return e.reshape_to(pixels, (0, *window.sizes, -1))
     exchanged = _exchanged(e, conv, weight)
@@ -209,7 +217,7 @@ def _tiles(window: Window, positions: tuple[int, ...], num_channels: int) -> lis
     floats = window.num_taps * num_channels * math.prod(positions) * _NOMINAL_BATCH
     num_tiles = max(1, min(_MAX_TILES, positions[0], -(-floats // _TILE_FLOATS)))
     bounds = [positions[0] * index // num_tiles for index in range(num_tiles + 1)]
-    return [range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def _positions(sizes: tuple[int, ...], rows: range | None) -> int:

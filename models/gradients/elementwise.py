@@ -50,7 +50,7 @@ def tanh(e: Emitter, site: Site) -> Emitted:
 
 
 def hard_swish(e: Emitter, site: Site) -> Emitted:
-    """HardSwish, x min(1, max(0, x/6 + 1/2)) (Howard et al. 2019): the slope between -3 and 3 is x/3 + 1/2."""
+    """HardSwish, x min(1, max(0, x/6 + 1/2)) (Howard et al. 2019); its slope in -3..3 is x/3 + 1/2."""
     x = site.inputs[0]
     gate = e.op("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)
 

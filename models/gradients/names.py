@@ -1,4 +1,4 @@
-"""Names of what goes into a training or evaluation graph and what comes out; no model's own name has an "@"."""
+"""Names of a training or evaluation graph's inputs and outputs; no model's own name has an "@"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of operators that move or sum entries: Reshape, Flatten, Transpose, Concat, ReduceMean, ReduceSum."""
+"""The rules of operators that move or sum entries: reshapes, transpositions, concatenations, reductions."""
 
 from __future__ import annotations
 
@@ -50,11 +50,9 @@ def _reduction(*, mean: bool) -> Rule:
         x = site.inputs[0]
         axes = tuple(axis - 1 for axis in site.ints("axes"))
         shape = e.op("Shape", x)
-        total = e.sum(x, axes)
-        if mean:
-            sizes = e.op("Gather", shape, e.integers(*axes))
-            count = e.op("Cast", e.op("ReduceProd", sizes, keepdims=0), to=_FLOAT)
-            total = e.op("Div", total, count)
+        sizes = e.op("Gather", shape, e.integers(*axes))
+        count = e.op("Cast", e.op("ReduceProd", sizes, keepdims=0), to=_FLOAT) if mean else e.number(1.0)
+        total = e.op("Div", e.sum(x, axes), count) if mean else e.sum(x, axes)
         y = total if site.int("keepdims") else e.op("Squeeze", total, e.integers(*axes))
 
         def pullback(d: str) -> tuple[str | None, ...]:

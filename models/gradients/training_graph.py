@@ -17,6 +17,7 @@ from models.graph import ModelGraph, Node
 from models.losses import LossSettings, find_loss
 from models.operators import Operand
 
+
 class _Forward(NamedTuple):
     """The forward pass: every value batch last, and how each node was made."""
 

@@ -132,7 +132,9 @@ def readers(e: Emitter, window: Window, *, with_tap: bool) -> tuple[str, int]:
         found, inside = _readers_along(e, window, axis, offsets)
         inside = e.op("And", inside, e.op("Less", taps, e.integers(kernel)))
         if with_tap:
-            found = e.op("Add", e.op("Mul", taps, e.integers(_tap_step(window, axis))), _weigh(e, window, axis, found))
+            found = e.op(
+                "Add", e.op("Mul", taps, e.integers(_tap_step(window, axis))), _weigh(e, window, axis, found)
+            )
         axes.append((found, inside))
     if with_tap:
         padding, inner = window.num_taps * window.num_windows, (1,) * (len(window.sizes) - 1)
@@ -143,9 +145,14 @@ def readers(e: Emitter, window: Window, *, with_tap: bool) -> tuple[str, int]:
 
 def has_idle_pixels(window: Window) -> bool:
     """Whether the readers' table has gaps: a pixel read less often than another, or never."""
-    return window.kernel != window.strides or max(window.dilations) > 1 or any(window.begins) or any(
-        count * stride != size
-        for count, stride, size in zip(window.counts, window.strides, window.sizes, strict=True)
+    return (
+        window.kernel != window.strides
+        or max(window.dilations) > 1
+        or any(window.begins)
+        or any(
+            count * stride != size
+            for count, stride, size in zip(window.counts, window.strides, window.sizes, strict=True)
+        )
     )
 
 
@@ -174,9 +181,7 @@ def _arithmetic(e: Emitter, count: int, factor: int, offset: int) -> str:
 
 
 def _within(e: Emitter, found: str, size: int) -> str:
-    return e.op(
-        "And", e.op("GreaterOrEqual", found, e.integers(0)), e.op("Less", found, e.integers(size))
-    )
+    return e.op("And", e.op("GreaterOrEqual", found, e.integers(0)), e.op("Less", found, e.integers(size)))
 
 
 def _table(e: Emitter, axes: list[tuple[str, str]], inner: Ints, num_taps: int, padding: int) -> str:
