@@ -10,9 +10,6 @@ from msgspec import Meta
 Method = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "step"]
 
-FINAL_FRACTION = 0.1
-"""What a cosine leaves of the rate, if nothing else is said."""
-
 DEFAULT_RATES: dict[Method, float] = {"sgd": 0.05, "adamw": 0.001}
 """The first learning rate of each method, if none is given."""
 
@@ -68,7 +65,7 @@ class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     schedule: Schedule = "constant"
     warmup: Annotated[int, Meta(ge=0, le=10**9)] = 0
     total: _Ticks | None = None
-    final_fraction: Annotated[float, Meta(gt=0.0, le=1.0)] = FINAL_FRACTION
+    final_fraction: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1
     every: _Ticks | None = None
     factor: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.1
     keep_state: bool = False

@@ -1,7 +1,8 @@
 """The networks that come with edgetide: by name, for any input shape and number of classes.
 
-Each also lies here as `<name>.onnx` for its default shapes, without weights, so that neither a
-device nor a coordinator needs torch for them. After a change to a constructor write the files anew::
+Each also lies here as `<name>.onnx` for its default shapes, without weights; for other shapes the ends of
+that graph are changed (`models.zoo.refit`). So neither a device nor a coordinator needs torch for them.
+After a change to a constructor write the files anew::
 
     python -m models.zoo.ship
 """
@@ -44,12 +45,14 @@ class ZooEntry:
         description: one line for people.
         input_shape: default shape of one sample.
         num_classes: default number of classes.
+        least_size: smallest size of each axis of space that it takes.
         constructor: `module:function`; takes (input_shape, num_classes), makes a torch module.
     """
 
     description: str
     input_shape: tuple[int, ...]
     num_classes: int
+    least_size: int
     constructor: str
 
     def make(self, input_shape: tuple[int, ...], num_classes: int) -> Any:
@@ -63,27 +66,35 @@ ZOO: dict[str, ZooEntry] = {
         "3 convolutions (32, 64, 64), no normalisation; the default of the main job",
         (1, 28, 28),
         10,
+        8,
         "models.zoo.cnn:cnn_28",
     ),
     "resnet-20": ZooEntry(
         "residual network for small images, batch norm, 1x1 projection shortcuts",
         (3, 32, 32),
         10,
+        4,
         "models.zoo.resnet:resnet_20",
     ),
     "densenet-40": ZooEntry(
         "densely connected network (BC, growth 12, compression 2)",
         (3, 32, 32),
         10,
+        4,
         "models.zoo.densenet:densenet_40",
     ),
     "vgg-8": ZooEntry(
-        "5 plain convolutions with batch norm, 64 to 512 channels", (3, 32, 32), 10, "models.zoo.vgg:vgg_8"
+        "5 plain convolutions with batch norm, 64 to 512 channels",
+        (3, 32, 32),
+        10,
+        16,
+        "models.zoo.vgg:vgg_8",
     ),
     "dscnn-1d": ZooEntry(
         "depthwise-separable 1-D network for audio or inertial windows",
         (1, 4000),
         10,
+        16,
         "models.zoo.dscnn:dscnn_1d",
     ),
 }
@@ -128,6 +139,7 @@ def load_model(
         raise UserError(
             f"networks are read with the package onnx: install edgetide[coordinator] ({error})"
         ) from error
+    from models.zoo.refit import refit  # noqa: PLC0415 (only where a graph is wanted)
 
     text = str(name_or_path)
     if text not in ZOO and (text.endswith(".onnx") or Path(text).is_file()):
@@ -143,17 +155,8 @@ def load_model(
         return graph, weights or None
     entry = zoo_entry(text)
     shape, classes = input_shape or entry.input_shape, num_classes or entry.num_classes
-    if (shape, classes) == (entry.input_shape, entry.num_classes) and (FOLDER / f"{text}.onnx").exists():
-        return from_onnx(FOLDER / f"{text}.onnx", text)[0], None
-    try:
-        from models.trace import trace_module  # noqa: PLC0415 (heavy, and optional)
-
-        return trace_module(entry.make(shape, classes), shape, text)[0], None
-    except ImportError as error:
-        raise UserError(
-            f"{text} ships for {entry.input_shape} and {entry.num_classes} classes; {shape} and {classes} "
-            f"are traced anew, which needs edgetide[torch] ({error})"
-        ) from None
+    check_input_shape(text, shape)
+    return refit(from_onnx(FOLDER / f"{text}.onnx", text)[0], shape, classes), None
 
 
 def shipped_table(name: str) -> ParetoTable | None:
@@ -164,18 +167,19 @@ def shipped_table(name: str) -> ParetoTable | None:
     return load_table(path) if name in ZOO and path.exists() else None
 
 
-def check_input_shape(name: str, input_shape: tuple[int, ...], spatial_axes: int, least: int) -> None:
-    """Refuse inputs that a network cannot take.
+def check_input_shape(name: str, input_shape: tuple[int, ...]) -> None:
+    """Refuse inputs that a network of the zoo cannot take.
 
     Raises:
         UserError: the rank is wrong, or the space is smaller than the network's pools need.
     """
-    wanted = "channels, " + ("height, width" if spatial_axes == 2 else "length")
-    if len(input_shape) != spatial_axes + 1:
+    entry = ZOO[name]
+    wanted = "channels, " + ("height, width" if len(entry.input_shape) == 3 else "length")
+    if len(input_shape) != len(entry.input_shape):
         raise UserError(
             f"{name} takes samples of ({wanted}); the data has {input_shape}. Choose another --model"
         )
-    if min(input_shape[1:]) < least or input_shape[0] < 1:
+    if min(input_shape[1:]) < entry.least_size or input_shape[0] < 1:
         raise UserError(
-            f"{name} takes samples of at least {least} along each axis; the data has {input_shape}"
+            f"{name} takes samples of at least {entry.least_size} along each axis; the data has {input_shape}"
         )

@@ -16,7 +16,7 @@ def cnn_28(input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10) ->
         input_shape: (channels, height, width), at least 8 high and wide.
         num_classes: class scores that come out.
     """
-    check_input_shape("cnn-28", input_shape, spatial_axes=2, least=8)
+    check_input_shape("cnn-28", input_shape)
     layers: list[nn.Module] = []
     channels, height, width = input_shape
     for made in (32, 64, 64):

@@ -38,7 +38,7 @@ def densenet_40(input_shape: tuple[int, ...] = (3, 32, 32), num_classes: int = 1
     References:
         Huang et al., Densely connected convolutional networks, arXiv 1608.06993.
     """
-    check_input_shape("densenet-40", input_shape, spatial_axes=2, least=4)
+    check_input_shape("densenet-40", input_shape)
     channels = 2 * GROWTH
     layers: list[nn.Module] = [nn.Conv2d(input_shape[0], channels, 3, padding=1, bias=False)]
     for block in range(3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models.zoo import check_input_shape
+from models.zoo.refit import first_window
 
 
 def dscnn_1d(
@@ -23,9 +24,8 @@ def dscnn_1d(
     References:
         Zhang et al., Hello edge: keyword spotting on microcontrollers, arXiv 1711.07128 (there in 2-D).
     """
-    check_input_shape("dscnn-1d", input_shape, spatial_axes=1, least=16)
-    stride = max(1, input_shape[1] // 250)
-    kernel = 2 * stride + 3 | 1  # odd, and wide enough that windows overlap
+    check_input_shape("dscnn-1d", input_shape)
+    stride, kernel = first_window(input_shape[1])
     layers: list[nn.Module] = [
         nn.Conv1d(input_shape[0], width, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm1d(width),

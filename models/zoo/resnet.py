@@ -39,7 +39,7 @@ def resnet_20(input_shape: tuple[int, ...] = (3, 32, 32), num_classes: int = 10)
     References:
         He et al., Deep residual learning for image recognition, section 4.2, arXiv 1512.03385.
     """
-    check_input_shape("resnet-20", input_shape, spatial_axes=2, least=4)
+    check_input_shape("resnet-20", input_shape)
     layers: list[nn.Module] = [
         nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),

@@ -17,7 +17,7 @@ def vgg_8(input_shape: tuple[int, ...] = (3, 32, 32), num_classes: int = 10) -> 
     References:
         The VGG-8 student of Tian et al., Contrastive representation distillation, arXiv 1910.10699.
     """
-    check_input_shape("vgg-8", input_shape, spatial_axes=2, least=16)
+    check_input_shape("vgg-8", input_shape)
     layers: list[nn.Module] = []
     channels = input_shape[0]
     for made, pools in ((64, True), (128, True), (256, True), (512, True), (512, False)):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from models import graph as model_graph
 from models.engines.numpy import NumpyEngine
-from models.engines.numpy_memory import Buffers
 from models.engines.numpy_operators import OPERATORS
 from models.engines.torch import TorchEngine
 from models.graph import Constant, ModelGraph, Node, validate
@@ -384,23 +383,3 @@ def test_weights_that_overflow_give_a_loss_that_is_not_finite_and_no_warning(cnn
     huge = {name: values * np.float32(1e20) for name, values in weights.items()}
     engine = NumpyEngine(graph, LossSettings(), 1)
     assert not np.isfinite(engine.gradients(huge, draw((4, 1, 28, 28), 1), {"labels": LABELS}).loss)
-
-
-def test_a_buffer_serves_again_only_when_no_array_lies_in_it():
-    buffers = Buffers()
-    first = buffers.take(100, 100)
-    view, address = first[3:, ::2], first.ctypes.data
-    del first
-    second = buffers.take(100, 100)
-    assert second.ctypes.data != address  # a view still lies in the first
-    del view
-    assert buffers.take(90, 100).ctypes.data == address
-
-
-def test_buffers_that_a_step_did_not_use_are_dropped():
-    buffers = Buffers()
-    buffers.take(100, 100)
-    for _ in range(2):
-        buffers.next_step()
-        buffers.take(400, 100)
-    assert [len(buffer) for buffer in buffers._buffers] == [40000]

@@ -2,6 +2,7 @@
 
 import copy
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +85,20 @@ def test_the_shipped_graph_is_what_a_fresh_trace_gives(name):
         ("densenet-40", (1, 12, 12), 3),
         ("vgg-8", (1, 28, 28), 10),
         ("dscnn-1d", (6, 128), 6),
+        ("dscnn-1d", (1, 16000), 35),
     ],
 )
-def test_a_network_fits_data_of_other_shapes(name, shape, classes):
+def test_a_network_fits_data_of_other_shapes_as_its_constructor_would_make_it(name, shape, classes):
     graph, weights = load_model(name, shape, classes)
-    assert (graph.input_shape, graph.num_classes, weights) == (shape, classes, None)
+    assert weights is None
+    fresh, _ = trace_module(ZOO[name].make(shape, classes), shape, name)
+    assert digest(graph) == digest(fresh)
+
+
+def test_no_network_of_the_zoo_needs_torch_to_fit_data(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in ZOO:
+        assert load_model(name, (2, *SHAPES[name][1:]), 3)[0].num_classes == 3
 
 
 @pytest.mark.parametrize(
