@@ -284,11 +284,11 @@ def main() -> int:
     options = parser("What an agent takes of a board, idle and training.").parse_args()
     report = Report("agent")
     if options.quick:
-        measure_idle(report, num_repeats=1, idle_s=10.0)
+        measure_idle(report, num_repeats=1, idle_s=8.0)
     else:
         measure_idle(report, num_repeats=5, idle_s=10.0)
     measure_decisions(report, num_repeats=15 if options.quick else 50)
-    measure_training(report, num_rounds=1 if options.quick else 3, passes=0.25 if options.quick else 2.0)
+    measure_training(report, num_rounds=1 if options.quick else 3, passes=0.2 if options.quick else 2.0)
     measure_environments(report)
     return publish(report, as_json=options.json)
 

@@ -42,7 +42,7 @@ _CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 class TimeGradients(msgspec.Struct, frozen=True, kw_only=True, tag="time"):
     """Time loss and gradients of one mini-batch; answered with seconds, one call's mean.
 
-    The first request of a case warms up, and its answer is for nothing.
+    The first request of a case makes one call before the clock counts, and then times a single one.
 
     Attributes:
         kind: an engine, or a key of PLAIN_TORCH.
@@ -72,6 +72,9 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, tag="learn"):
 
     Attributes:
         data: a name or a path. seed: decides weights, vectors, sub-networks and mini-batches.
+        nudge: whether to begin from weights one rounding apart.
+        record: file to write the weights to, before the first step and after each.
+        follow: such a file; every step begins from its weights, not from those of the step before.
     """
 
     kind: str
@@ -79,13 +82,24 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, tag="learn"):
     data: str
     num_steps: int
     seed: int
+    nudge: bool = False
+    record: str | None = None
+    follow: str | None = None
 
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True):
-    """The loss of every step, and the share of the test samples that the whole network then gets right."""
+    """What was learned.
+
+    Attributes:
+        losses: of every step.
+        accuracy: share of the test samples that the whole network gets right in the end.
+        update_difference: where it followed, the largest difference from a recorded step's change of the
+            weights, as a share of that change (L2 norms).
+    """
 
     losses: list[float]
     accuracy: float
+    update_difference: float | None = None
 
 
 Request = TimeGradients | TrainAlone | Learn
@@ -94,6 +108,42 @@ Request = TimeGradients | TrainAlone | Learn
 class _Timed(NamedTuple):
     run: Callable[[], object]
     num_calls: int
+
+
+class _Track:
+    """The weights of every step in a file, float32 [num_steps + 1, num_weights]: written, or followed."""
+
+    def __init__(self, request: Learn, weights: dict[str, Array]) -> None:
+        self.difference: float | None = None
+        self._weights, self._follows = weights, request.follow is not None
+        shape = (request.num_steps + 1, sum(values.size for values in weights.values()))
+        self._rows: Array | None = None
+        if request.record is not None:
+            self._rows = np.memmap(request.record, np.float32, "w+", shape=shape)
+            self._rows[0] = self._flat()
+        elif request.follow is not None:
+            self._rows = np.memmap(request.follow, np.float32, "r", shape=shape)
+
+    def before(self, step: int) -> None:
+        if self._follows and self._rows is not None:
+            start = 0
+            for values in self._weights.values():
+                values.ravel()[:] = self._rows[step, start : start + values.size]
+                start += values.size
+
+    def after(self, step: int) -> None:
+        if self._rows is None:
+            return
+        if not self._follows:
+            self._rows[step + 1] = self._flat()
+            return
+        change = self._rows[step + 1] - self._rows[step]
+        apart = self._flat() - self._rows[step + 1]
+        share = float(np.linalg.norm(apart) / np.linalg.norm(change))
+        self.difference = max(self.difference or 0.0, share)
+
+    def _flat(self) -> Array:
+        return np.concatenate([values.ravel() for values in self._weights.values()])
 
 
 class _Worker:
@@ -118,7 +168,7 @@ class _Worker:
         if key in self._timed:
             return _time(*self._timed[key], clock)
         run = self._gradients(*key)
-        run()  # sets the library up
+        run()  # has the library set itself up
         once_s = _time(run, 1, clock)
         num_calls = max(1, round(request.min_sample_s / once_s)) if once_s else 1
         self._timed[key] = _Timed(run, num_calls)
@@ -165,23 +215,29 @@ class _Worker:
         data = match(load_data(request.data), graph.input_shape, graph.num_classes)
         engine = self._engine(request.kind, request.network)
         weights = initial_weights(graph, request.seed)
+        if request.nudge:
+            _nudge(weights)
         optimizer = Optimizer(OptimizerSettings(learning_rate=LEARNING_RATE, momentum=MOMENTUM))
+        track = _Track(request, weights)
         batches = shuffled_batches(len(data.train), BATCH_SIZE, request.seed)
         chosen = np.random.default_rng(request.seed).integers(
             len(bundle.table.entries), size=request.num_steps
         )
         losses = []
         for step, (index, batch) in enumerate(zip(chosen, batches, strict=False)):
+            track.before(step)
             subnet = sample(plan, bundle.table.entries[index].vector, request.seed, step)
             inputs, labels = data.train.batch(batch)
             result = training_step(engine, plan, weights, optimizer, subnet, inputs, {"labels": labels})
             losses.append(result.loss)
+            track.after(step)
         moments: dict[str, Array] = {}
         if graph.statistics:
             moments = calibrate(engine, weights, [data.train.batch(slice(0, NUM_CALIBRATION_SAMPLES))[0]])
         inputs, labels = data.test.batch(slice(None))
         found = evaluate(engine, weights, moments, inputs, labels, batch_size=256)
-        return Learned(losses=losses, accuracy=found.num_correct / found.num_samples)
+        accuracy = found.num_correct / found.num_samples
+        return Learned(losses=losses, accuracy=accuracy, update_difference=track.difference)
 
     def _engine(self, kind: str, network: str) -> Engine:
         bundle = self._bundles[network]
@@ -206,6 +262,14 @@ def _something_to_learn(bundle: Bundle) -> tuple[dict[str, Array], Array, Any]:
     graph, random = bundle.graph, np.random.default_rng(0)
     inputs = random.standard_normal((BATCH_SIZE, *graph.input_shape)).astype(np.float32)
     return initial_weights(graph, 0), inputs, random.integers(0, graph.num_classes, BATCH_SIZE)
+
+
+def _nudge(weights: dict[str, Array]) -> None:
+    """Move every weight to a float32 neighbour, up or down by chance."""
+    random = np.random.default_rng(0)
+    for values in weights.values():
+        towards = np.where(random.random(values.shape) < 0.5, -np.inf, np.inf).astype(np.float32)
+        values[...] = np.nextafter(values, towards)
 
 
 def _time(run: Callable[[], object], num_calls: int, clock: Callable[[], float]) -> float:

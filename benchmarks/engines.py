@@ -118,13 +118,12 @@ def measure_times(
         for kind, ask in asks.items()
     }
     num_repeats = (effort.one_thread if num_threads == 1 else effort.two_threads)[network]
-    if other_core == "idle":
-        sample_interleaved(samplers, 1)  # the first request of each warms up
     seconds = sample_interleaved(samplers, num_repeats)
     for keep in KEEP_FRACTIONS:
         row = times_row({kind: seconds[kind, keep] for kind in asks})
         about = {"network": network, "keep_fraction": keep, "num_threads": num_threads}
         report.rows.append({**about, "other_core": other_core, **row})
+    print(f"{network}, {num_threads} threads, other core {other_core}: done", file=sys.stderr)
 
 
 def times_row(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import typer.main
 from coordinator.cli import app
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.policy import Policy, load_policy, parse_policy
+from firmware_profiles.strict import parse_strict
+from models.optim import OptimizerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -187,8 +189,11 @@ def test_the_policy_with_every_key_is_the_default_one():
 
 
 @pytest.mark.parametrize("text", [block for path in DOCUMENTS for block in blocks(path, "yaml")])
-def test_a_policy_that_is_shown_can_be_used(text):
-    parse_policy(text, "the document")
+def test_a_policy_or_optimiser_that_is_shown_can_be_used(text):
+    if text.startswith("method:"):
+        parse_strict(text, "the document", OptimizerSettings)
+    else:
+        parse_policy(text, "the document")
 
 
 def test_the_example_network_can_be_traced_and_shrinks():

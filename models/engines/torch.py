@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.engines.engine import Gradients, features_name, matched_features
+from models.engines.reorder import pool_before_relu
 from models.engines.torch_operators import OPERATORS, normalise_batch, normalise_given, relu_in_place
 from models.graph import ModelGraph, Node
 from models.losses import LossSettings, find_loss, take_targets
@@ -174,7 +175,7 @@ class TorchEngine:
     def _compile(self, *, training: bool, keep: set[str]) -> tuple[_Step, ...]:
         """Bind each node's attributes to a function of its inputs, once."""
         num_reads = Counter(name for node in self._graph.nodes for name in node.inputs)
-        nodes = _pool_before_relu(self._graph.nodes, num_reads, keep)
+        nodes = pool_before_relu(self._graph, keep).nodes
         last_read = {name: index for index, node in enumerate(nodes) for name in node.inputs}
         makers = {node.output: node.op for node in nodes}
         steps = []
@@ -242,25 +243,6 @@ class TorchEngine:
         # OpenMP keeps this number per calling thread, so it is held at each call, not once.
         if torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
-
-
-def _pool_before_relu(nodes: tuple[Node, ...], num_reads: Mapping[str, int], keep: set[str]) -> list[Node]:
-    """Swap each ReLU whose only reader is a max pool with that pool: the same values and gradients.
-
-    The largest of a window is the same before and after a ReLU, and where it is not positive no
-    gradient passes either way; but the ReLU then works on a quarter of the values or fewer.
-    """
-    made = list(nodes)
-    makers = {node.output: index for index, node in enumerate(nodes)}
-    for index, node in enumerate(nodes):
-        before = makers.get(node.inputs[0], -1)
-        if node.op != "MaxPool" or before < 0 or made[before].op != "Relu":
-            continue
-        relu = made[before]
-        if num_reads[relu.output] == 1 and relu.output not in keep:
-            made[before] = Node("MaxPool", relu.inputs, relu.output, node.attributes, node.place)
-            made[index] = Node("Relu", node.inputs, node.output, {}, relu.place)
-    return made
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

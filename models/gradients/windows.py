@@ -57,6 +57,11 @@ class Window(NamedTuple):
         return max(self.kernel) == 1 and max(self.strides) == 1 and self.sizes == self.counts
 
     @property
+    def is_dense(self) -> bool:
+        """Whether the windows are as close as the pixels."""
+        return max(self.strides) == 1
+
+    @property
     def reads_padding(self) -> bool:
         """Whether some tap of some window lies outside the input."""
         last = (

@@ -17,7 +17,6 @@ from models.optim import OptimizerSettings
 from models.table import uniform_table
 from models.widths import plan_widths
 
-
 ARTIFACTS = Artifacts(training=b"train" * 1000, evaluation=b"evaluate" * 100, loss=b"")
 
 

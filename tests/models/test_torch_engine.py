@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from firmware_profiles.errors import UserError
 from models import graph as model_graph
-from models.engines import choose
 from models.engines.choose import make_engine
 from models.engines.engine import features_name
 from models.engines.torch_operators import OPERATORS
