@@ -210,7 +210,9 @@ def test_the_example_network_can_be_traced_and_shrinks():
 # ---------------------------------------------------------------- scripts and benchmarks
 
 
-@pytest.mark.parametrize("name", ["up", "test", "check", "screenshot"])
+@pytest.mark.parametrize(
+    "name", ["up", "test", "check", "screenshot", "check-aarch64-wheels", "emulate-aarch64"]
+)
 def test_a_script_is_valid_bash(name):
     import subprocess
 

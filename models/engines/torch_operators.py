@@ -38,16 +38,16 @@ def convolve(attributes: Attributes) -> Compute:
     padding = begins if symmetric else (0,) * len(begins)
     # torch 2.13 on x86 crashes in the weight gradient of a strided 1x1 convolution in channels_last
     # with fewer than 8 input channels. The same convolution of the subsampled input does not.
-    subsample = max(attributes["kernel_shape"]) == 1 and max(strides) > 1 and not any(attributes["pads"])
+    subsample = max(attributes["kernel_shape"]) == 1 and max(strides) > 1
     window = (slice(None), slice(None), *[slice(None, None, stride) for stride in strides])
     if subsample:
-        strides = (1,) * len(strides)
+        symmetric, strides, padding = not any(attributes["pads"]), (1,) * len(strides), (0,) * len(strides)
 
     def compute(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not symmetric:
+            x = functional.pad(x, edges)
         if subsample:
             x = x[window]
-        elif not symmetric:
-            x = functional.pad(x, edges)
         return convolution(x, weight, bias, strides, padding, dilations, x.shape[1] // weight.shape[1])
 
     return compute
