@@ -45,10 +45,12 @@ Rounds = Annotated[int, typer.Option(min=1, help="Number of aggregations.")]
 Strategy = Annotated[str, typer.Option(help="How the fleet learns: distreal, full.")]
 Model = Annotated[str, typer.Option(help="Zoo name or ONNX file (see `edgetide models list`).")]
 Data = Annotated[str, typer.Option(help="Data set: name, idx, npz, CSV, image or WAV folder.")]
-Engine = Annotated[str, typer.Option(help="auto, torch, onnx or ort-training.")]
+Engine = Annotated[str, typer.Option(help="auto, torch, onnx, ort-training or numpy.")]
 Engines = Annotated[
     str,
-    typer.Option(help="auto, torch, onnx or ort-training; several, as in onnx,torch, for a mixed fleet."),
+    typer.Option(
+        help="auto, torch, onnx, ort-training or numpy; several, as in onnx,torch, for a mixed fleet."
+    ),
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the web page; 0 for any free one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides weights, data split and orders.")]

@@ -63,7 +63,7 @@ def run(
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="YAML file with what training may take.")] = None,
     state: Annotated[Path | None, typer.Option(help="Folder for outbox and rolled-out policy.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, torch, onnx or ort-training.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch, onnx, ort-training or numpy.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     cohort: Annotated[
         Path | None, typer.Option(help="File that lists our other processes on this machine (`edgetide up`).")

@@ -33,7 +33,9 @@ def become(service: Service) -> NoReturn:
     text = msgspec.json.encode(service, enc_hook=_path_to_text).decode()
     # The arguments are for people who look at the process list.
     argv = own_argv("device_agent.service", "agent", "run", "--id", service.config.device)
-    os.execve(argv[0], argv, {**os.environ, VARIABLE: text})  # noqa: S606 - our own program
+    # A BLAS reads its number of threads once, when NumPy is loaded.
+    threads = {"OPENBLAS_NUM_THREADS": str(service.config.num_threads)}
+    os.execve(argv[0], argv, {**threads, **os.environ, VARIABLE: text})  # noqa: S606 - our own program
 
 
 def main() -> None:

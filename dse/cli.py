@@ -60,7 +60,7 @@ def run_command(
         str | None,
         typer.Option(help="The study in it; an existing one goes on.", show_default="by model, data, seed"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, torch, onnx or ort-training.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch, onnx, ort-training or numpy.")] = "auto",
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Decides samples, batches and vectors.")
     ] = 0,

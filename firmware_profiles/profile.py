@@ -24,7 +24,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=500)]
 Bytes = Annotated[int, Meta(ge=1, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e6)]
 SensorName = Literal["cpu", "memory", "battery", "temperature", "throttling", "clock"]
-EngineName = Literal["torch", "onnx", "ort-training"]
+EngineName = Literal["torch", "onnx", "ort-training", "numpy"]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

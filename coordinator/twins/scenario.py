@@ -232,7 +232,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
     optimizer: OptimizerSettings | Text = "sgd"
     learning_rate: Annotated[float, Meta(gt=0.0, le=1e3)] | None = None
-    engine: Literal["auto", "torch", "onnx", "ort-training"] = "auto"
+    engine: Literal["auto", "torch", "onnx", "ort-training", "numpy"] = "auto"
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     min_devices: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] | None = None
     limit_s: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None

@@ -62,12 +62,19 @@ ENGINES: dict[str, EngineKind] = {
         is_installed=lambda: onnxruntime_kind() == "training",
         missing=lambda: explain_onnxruntime("training"),
     ),
+    "numpy": EngineKind(
+        "models.engines.numpy.engine",
+        "NumpyEngine",
+        wants_artifacts=False,
+        is_installed=lambda: True,
+        missing=lambda: "nothing but edgetide itself",
+    ),
 }
 """Engines by name."""
 
 ENGINE_NAMES: tuple[str, ...] = (AUTO, *ENGINES)
 
-_BEST_FIRST = ("onnx", "torch", "ort-training")
+_BEST_FIRST = ("onnx", "torch", "ort-training", "numpy")
 """What auto takes where torch has no GPU."""
 
 
@@ -92,11 +99,6 @@ def resolve_engine(kind: str, *, gpu: bool = True) -> str:
 
 def _best(*, gpu: bool) -> str:
     installed = [kind for kind in _BEST_FIRST if ENGINES[kind].is_installed()]
-    if not installed:
-        raise UserError(
-            f"nothing can be trained here. Engine 'onnx' needs {explain_onnxruntime('plain')}. "
-            "With an NVIDIA GPU install edgetide[torch]"
-        )
     return "torch" if gpu and "torch" in installed and torch_has_gpu() else installed[0]
 
 
@@ -116,7 +118,7 @@ def make_engine(
     """Make the engine of a graph and a loss.
 
     Args:
-        kind: auto, torch, onnx or ort-training; auto takes the best that is installed.
+        kind: auto, torch, onnx, ort-training or numpy; auto takes the best that is installed.
         graph: the network.
         loss: which loss, and its settings.
         num_threads: threads it may compute with, 1 or more.

@@ -1,13 +1,14 @@
 """The rule of Conv: gathered windows times the weights, in tiles that fit a processor's cache.
 
-With X the gathered windows of x [C * taps, windows * N] and W the weights [O, C * taps] (Chellapilla et al. 2006):
+With X the gathered windows of x [C * taps, windows * N] and W the weights [O, C * taps], after Chellapilla
+et al. (2006), High Performance Convolutional Neural Networks for Document Processing:
 
     Y = W X        dW = dY X^T        dx = W' D        dW' = D x^T
 
-where D are the gathered windows of dY, read backwards [O * taps, pixels * N], and W' is W with its channels
-exchanged [C, O * taps]. Gathered windows are never kept for the backward pass. Where the strides are 1, D serves
-both gradients; else most of D would be padding, and X is gathered again for dW, while dx is W^T dY with the few
-readers of each pixel summed.
+where D are the gathered windows of dY read backwards [O * taps, pixels * N], and W' is W with its channels
+exchanged [C, O * taps]. Gathered windows are never kept for the backward pass. Where the strides are 1, D
+serves both gradients; else most of D would be padding, and X is gathered again for dW, while dx is W^T dY
+with the few readers of each pixel summed.
 """
 
 from __future__ import annotations
@@ -210,7 +211,7 @@ def _windows_of_gradient(e: Emitter, conv: _Conv, d: str) -> Iterator[_Tile]:
 
 
 def _gather(e: Emitter, source: str, table: str, sizes: tuple[int, ...], rows: range) -> str:
-    """Neighbours of the positions in some rows, [C, taps, positions, N]; anew each time, lest they be kept."""
+    """Neighbours of the positions in some rows, [C, taps, positions, N]; made anew, lest they be kept."""
     if len(rows) < sizes[0]:
         row = math.prod(sizes[1:])
         table = part_of(e, table, range(rows.start * row, rows.stop * row))

@@ -65,7 +65,7 @@ def pool_globally(e: Emitter, site: Site) -> Emitted:
 
 
 def _shares(site: Site) -> np.ndarray:
-    """What a pixel adds to its window's mean: float32 [], or [windows, 1] where the padding does not count."""
+    """What a pixel adds to its window's mean: float32 [] or [windows, 1] where the padding does not count."""
     window = sliding_window(site)
     if site.int("count_include_pad") or not window.reads_padding:
         return np.array(1.0 / window.num_taps, np.float32)

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from models import graph as model_graph
-from models.engines.numpy import NumpyEngine
-from models.engines.numpy_operators import OPERATORS
+from models.engines.numpy.engine import NumpyEngine
+from models.engines.numpy.operators import OPERATORS
 from models.engines.torch import TorchEngine
 from models.graph import Constant, ModelGraph, Node, validate
 from models.losses import LossSettings

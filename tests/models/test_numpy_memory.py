@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from models.engines.numpy_memory import Buffers
+from models.engines.numpy.memory import Buffers
 
 
 def test_a_buffer_serves_again_only_when_no_array_lies_in_it():

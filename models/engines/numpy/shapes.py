@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.engines.numpy_memory import Buffers
-from models.engines.numpy_rule import Attributes, Rule, Wanted
+from models.engines.numpy.memory import Buffers
+from models.engines.numpy.rule import Attributes, Rule, Wanted
 from models.subnet import Array
 
 

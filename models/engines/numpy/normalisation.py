@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.engines.numpy_memory import (
+from models.engines.numpy.memory import (
     Buffers,
     blocks,
     channel_products,
@@ -15,7 +15,7 @@ from models.engines.numpy_memory import (
     planes,
     planes_shape,
 )
-from models.engines.numpy_rule import Attributes, Rule, Wanted
+from models.engines.numpy.rule import Attributes, Rule, Wanted
 from models.subnet import Array
 
 
@@ -25,7 +25,7 @@ class Moments(NamedTuple):
     Attributes:
         mean: of each channel over the batch and space, [C].
         variance: likewise, biased.
-        centred: x - mean, [A, C, B] as `models.engines.numpy_memory.planes` has it.
+        centred: x - mean, [A, C, B] as `models.engines.numpy.memory.planes` has it.
         inverse_deviation: 1 / sqrt(variance + epsilon).
         scale: the parameter.
         shape: of x.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from models.engines.numpy_rule import Attributes
+from models.engines.numpy.rule import Attributes
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.engines import numpy_elementwise as elementwise
-from models.engines import numpy_shapes as shapes
-from models.engines.numpy_arithmetic import ARITHMETIC
-from models.engines.numpy_convolution import convolution
-from models.engines.numpy_memory import Buffers
-from models.engines.numpy_pooling import average_pool, maximum_pool
-from models.engines.numpy_rule import Attributes, Maker, Rule, Wanted
+from models.engines.numpy import elementwise, shapes
+from models.engines.numpy.arithmetic import ARITHMETIC
+from models.engines.numpy.convolution import convolution
+from models.engines.numpy.memory import Buffers
+from models.engines.numpy.pooling import average_pool, maximum_pool
+from models.engines.numpy.rule import Attributes, Maker, Rule, Wanted
 from models.subnet import Array
 
 
@@ -161,4 +160,4 @@ OPERATORS: dict[str, Maker] = {
     "Concat": shapes.concatenate,
     "Softmax": softmax,
 }
-"""Every operator but BatchNormalization, whose two forms are in `models.engines.numpy_normalisation`."""
+"""Every operator but BatchNormalization, whose two forms are in `models.engines.numpy.normalisation`."""

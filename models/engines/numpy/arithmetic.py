@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.engines.numpy_memory import Buffers
-from models.engines.numpy_rule import Attributes, Maker, Rule, Wanted
+from models.engines.numpy.memory import Buffers
+from models.engines.numpy.rule import Attributes, Maker, Rule, Wanted
 from models.subnet import Array
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.engines.engine import Gradients, features_name, matched_features
-from models.engines.numpy_memory import Buffers
-from models.engines.numpy_normalisation import Moments, batch_normalisation, given_normalisation
-from models.engines.numpy_operators import OPERATORS
-from models.engines.numpy_rule import Rule
+from models.engines.numpy.memory import Buffers
+from models.engines.numpy.normalisation import Moments, batch_normalisation, given_normalisation
+from models.engines.numpy.operators import OPERATORS
+from models.engines.numpy.rule import Rule
 from models.engines.reorder import pool_before_relu
 from models.graph import ModelGraph, Node
 from models.loss_gradients import loss_gradients

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from models.engines.numpy_memory import Buffers
-from models.engines.numpy_rule import Attributes, Rule, Wanted
+from models.engines.numpy.memory import Buffers
+from models.engines.numpy.rule import Attributes, Rule, Wanted
 from models.subnet import Array
 
 _ZERO, _ONE, _HALF, _SIX = (np.float32(value) for value in (0, 1, 0.5, 6))

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.engines.numpy_memory import Buffers
-from models.engines.numpy_rule import Attributes, Rule, Wanted
-from models.engines.numpy_window import Slide, slides_of
+from models.engines.numpy.memory import Buffers
+from models.engines.numpy.rule import Attributes, Rule, Wanted
+from models.engines.numpy.window import Slide, slides_of
 from models.subnet import Array
 
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.engines.numpy_depthwise import convolve_depthwise, differentiate_depthwise
-from models.engines.numpy_memory import Buffers, channel_sums, rows
-from models.engines.numpy_rule import Attributes, Rule, Wanted
-from models.engines.numpy_window import Window, overlap, window_of
+from models.engines.numpy.depthwise import convolve_depthwise, differentiate_depthwise
+from models.engines.numpy.memory import Buffers, channel_sums, rows
+from models.engines.numpy.rule import Attributes, Rule, Wanted
+from models.engines.numpy.window import Window, overlap, window_of
 from models.subnet import Array
 
 _BLOCK_VALUES = 2**19

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from models.engines.numpy_memory import Buffers
+from models.engines.numpy.memory import Buffers
 from models.subnet import Array
 
 Attributes = Mapping[str, Any]

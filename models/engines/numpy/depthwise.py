@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from models.engines.numpy_memory import Buffers, blocks, channel_sums
-from models.engines.numpy_window import Window
+from models.engines.numpy.memory import Buffers, blocks, channel_sums
+from models.engines.numpy.window import Window
 from models.subnet import Array
 
 
