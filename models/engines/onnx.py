@@ -195,6 +195,7 @@ def session_options(num_threads: int) -> Any:
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
+    options.execution_order = _runtime.ExecutionOrder.PRIORITY_BASED  # as written: what is needed last, last
     options.log_severity_level = _ONLY_FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -127,9 +127,9 @@ def _forward(e: Emitter, conv: _Conv, pixels: str, weight: str, bias: str | None
 
 def _weight_gradient(e: Emitter, conv: _Conv, d: str, pixels: str) -> str:
     """DW = dY X^T, summed over the tiles."""
-    tiles = list(_windows(e, conv, pixels))
     total: str | None = None
-    for tile, part in zip(tiles, _split(e, d, tiles), strict=True):
+    parts = _split(e, d, _tiles(conv.window, conv.window.counts, conv.channels[0]), conv.window.counts)
+    for tile, part in zip(_windows(e, conv, pixels), parts, strict=True):
         total = _add_product(
             e, conv, total, _per_group(e, conv, part, conv.outputs, tile.positions), tile.columns
         )
@@ -153,9 +153,9 @@ def _input_gradient(e: Emitter, conv: _Conv, d: str, weight: str) -> str:
 def _both_gradients(e: Emitter, conv: _Conv, d: str, pixels: str, weight: str) -> tuple[str, str]:
     """With strides of 1: dx = W' D, [C, pixels, N], and dW = (D x^T)', in an order like the weights'."""
     exchanged = _exchanged(e, conv, weight)
-    tiles = list(_windows_of_gradient(e, conv, d))
     made, total = [], None
-    for tile, part in zip(tiles, _split(e, pixels, tiles), strict=True):
+    parts = _split(e, pixels, _tiles(conv.window, conv.window.sizes, conv.channels[1]), conv.window.sizes)
+    for tile, part in zip(_windows_of_gradient(e, conv, d), parts, strict=True):
         made.append(_channels(e, conv, e.op("MatMul", exchanged, tile.columns), tile.positions))
         total = _add_product(
             e, conv, total, tile.columns, _per_group(e, conv, part, conv.inputs, tile.positions)
@@ -253,19 +253,21 @@ def _with_padding(e: Emitter, pixels: str) -> str:
     return e.op("Pad", pixels, e.integers(0, 0, 0, 0, 1, 0))
 
 
-def _tiles(window: Window, positions: tuple[int, ...], num_channels: int) -> list[range]:
-    """Runs of rows whose gathered windows fit a tile."""
-    floats = window.num_taps * num_channels * math.prod(positions) * _NOMINAL_BATCH
-    num_tiles = max(1, min(_MAX_TILES, positions[0], -(-floats // _TILE_FLOATS)))
-    bounds = [positions[0] * index // num_tiles for index in range(num_tiles + 1)]
+def _tiles(window: Window, sizes: tuple[int, ...], num_channels: int) -> list[range]:
+    """Runs of rows whose gathered neighbours fit a tile; all rows where nothing is gathered."""
+    floats = window.num_taps * num_channels * math.prod(sizes) * _NOMINAL_BATCH
+    wanted = 1 if window.is_pointwise else -(-floats // _TILE_FLOATS)
+    num_tiles = max(1, min(_MAX_TILES, sizes[0], wanted))
+    bounds = [sizes[0] * index // num_tiles for index in range(num_tiles + 1)]
     return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
-def _split(e: Emitter, values: str, tiles: list[_Tile]) -> tuple[str, ...]:
+def _split(e: Emitter, values: str, tiles: list[range], sizes: tuple[int, ...]) -> tuple[str, ...]:
     """The tiles' parts of [channels, positions, N]."""
     if len(tiles) == 1:
         return (values,)
-    return e.ops("Split", (values, e.integers(*(tile.positions for tile in tiles))), len(tiles), axis=1)
+    row = math.prod(sizes[1:])
+    return e.ops("Split", (values, e.integers(*(len(rows) * row for rows in tiles))), len(tiles), axis=1)
 
 
 def _join(e: Emitter, parts: list[str]) -> str:

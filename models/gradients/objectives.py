@@ -50,17 +50,17 @@ class Objective(NamedTuple):
     d_features: str | None = None
 
 
-def _rows(e: Emitter, logits: str) -> str:
-    return e.op("Transpose", logits, perm=(1, 0))
+def _batch_last(e: Emitter, target: str) -> str:
+    return e.op("Transpose", target, perm=(1, 0))
 
 
 def _cross_entropy(e: Emitter, scores: Scores, weight: float) -> Objective:
-    log_p = e.op("LogSoftmax", _rows(e, scores.logits), axis=1)
+    log_p = e.op("LogSoftmax", scores.logits, axis=0)
     count = e.op("Cast", e.size(scores.logits, 1), to=_FLOAT)
-    truth = e.op("OneHot", "@labels", e.integers(scores.num_classes), e.constant(_OFF_ON), axis=1)
+    truth = e.op("OneHot", "@labels", e.integers(scores.num_classes), e.constant(_OFF_ON), axis=0)
     value = e.op("Div", e.op("Neg", e.sum(e.op("Mul", truth, log_p), (0, 1), keepdims=False)), count)
     d = e.op("Div", e.op("Sub", e.op("Exp", log_p), truth), count)
-    return Objective(e.scale(value, weight), _rows(e, e.scale(d, weight)))
+    return Objective(e.scale(value, weight), e.scale(d, weight))
 
 
 def cross_entropy(e: Emitter, scores: Scores, settings: LossSettings) -> Objective:
@@ -72,7 +72,7 @@ def cross_entropy(e: Emitter, scores: Scores, settings: LossSettings) -> Objecti
 def squared_error(e: Emitter, scores: Scores, settings: LossSettings) -> Objective:
     """Mean squared difference of logits and "@values" [N, classes] over all entries."""
     del settings
-    value, d = _mean_square(e, e.op("Sub", scores.logits, _rows(e, "@values")), 1.0)
+    value, d = _mean_square(e, e.op("Sub", scores.logits, _batch_last(e, "@values")), 1.0)
     return Objective(value, d)
 
 
@@ -81,14 +81,14 @@ def distillation(e: Emitter, scores: Scores, settings: LossSettings) -> Objectiv
     hard = _cross_entropy(e, scores, settings.label_weight)
     temperature = settings.temperature
     count = e.op("Cast", e.size(scores.logits, 1), to=_FLOAT)
-    log_q = e.op("LogSoftmax", e.scale(_rows(e, scores.logits), 1.0 / temperature), axis=1)
-    log_t = e.op("LogSoftmax", e.scale("@teacher_logits", 1.0 / temperature), axis=1)
+    log_q = e.op("LogSoftmax", e.scale(scores.logits, 1.0 / temperature), axis=0)
+    log_t = e.op("LogSoftmax", e.scale(_batch_last(e, "@teacher_logits"), 1.0 / temperature), axis=0)
     teacher = e.op("Exp", log_t)
     divergence = e.sum(e.op("Mul", teacher, e.op("Sub", log_t, log_q)), (0, 1), keepdims=False)
     weight = settings.distillation_weight
     soft = e.op("Div", e.scale(divergence, weight * temperature**2), count)
     d = e.op("Div", e.scale(e.op("Sub", e.op("Exp", log_q), teacher), weight * temperature), count)
-    return Objective(e.op("Add", hard.value, soft), e.op("Add", hard.d_logits, _rows(e, d)))
+    return Objective(e.op("Add", hard.value, soft), e.op("Add", hard.d_logits, d))
 
 
 def feature_matching(e: Emitter, scores: Scores, settings: LossSettings) -> Objective:
