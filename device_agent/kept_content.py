@@ -28,6 +28,8 @@ class KeptContent:
     def __init__(self, folder: Path | None = None, max_contents: int = 2) -> None:
         self._folder, self._max_contents = folder, max_contents
         self._contents: OrderedDict[str, bytes] = OrderedDict()
+        if folder is not None:
+            _remove_unfinished(folder)
 
     def get(self, digest: str) -> bytes | None:
         """The content, or None if it is not here (any more)."""
@@ -81,3 +83,12 @@ class KeptContent:
         files.sort(key=lambda path: (path.name not in self._contents, -path.stat().st_mtime))
         for path in files[self._max_contents :]:
             path.unlink(missing_ok=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote: nothing else would."""
+    try:
+        for path in folder.glob(f"*{_UNFINISHED}"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("unfinished content stays in %s: %s", folder, error)

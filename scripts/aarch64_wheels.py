@@ -38,7 +38,6 @@ def pip_command(python_version: str, action: str, source: Path) -> list[str]:
         MACHINE,
         action,
         "--disable-pip-version-check",
-        "--quiet",
         "--only-binary=:all:",
         "--implementation=cp",
         f"--python-version={python_version}",
@@ -70,8 +69,14 @@ def collect(python_version: str, source: Path) -> dict[str, int] | str:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return wheel_sizes_bytes(Path(folder))
-    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    return "\n".join(said) or done.stderr
+    return _reason(done.stdout, done.stderr)
+
+
+def _reason(said: str, errors: str) -> str:
+    """The lines of pip's output that name what is missing."""
+    _, _, conflict = said.partition("The conflict is caused by:\n")
+    lines = [line for line in errors.splitlines() if line.startswith("ERROR")]
+    return "\n".join([*lines, *conflict.partition("\n\n")[0].splitlines()]) or errors
 
 
 def print_table(sizes_bytes: dict[str, dict[str, int]]) -> None:
@@ -114,7 +119,7 @@ def main() -> int:
         source = copy_source(Path(folder))
         if not options.install:
             return check(versions, source)
-        argv = [*pip_command(versions[0], "install", source), "--target", options.install]
+        argv = [*pip_command(versions[0], "install", source), "--target", options.install, "--quiet"]
         return subprocess.run(argv, check=False).returncode
 
 

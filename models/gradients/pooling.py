@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from models.gradients.convolution import gather_readers
 from models.gradients.emitter import Emitter
 from models.gradients.rule import Emitted, Site
-from models.gradients.windows import reads, sliding_window
+from models.gradients.windows import Window, reads, sliding_window
+
+_FEW_TAPS = 16
+"""Of a window: up to here each tap has nodes of its own."""
+
+_Highest: TypeAlias = "tuple[str, Callable[[str], str]]"
+"""Each window's highest pixel, and what hands it a gradient: [C, 1, windows, N] -> [C, taps, windows, N]."""
 
 
 def pool_maximum(e: Emitter, site: Site) -> Emitted:
@@ -17,23 +26,43 @@ def pool_maximum(e: Emitter, site: Site) -> Emitted:
     if window.reads_padding:
         pixels = e.op("Pad", pixels, e.integers(0, 0, 0, 0, 1, 0), e.number(-np.inf))
     gathered = e.op("Gather", pixels, reads(e, window), axis=1)
+    highest, share = (_highest_tap_by_tap if window.num_taps <= _FEW_TAPS else _highest)(e, window, gathered)
+
+    def pullback(gradient: str) -> tuple[str | None, ...]:
+        spread = share(e.op("Unsqueeze", e.reshape_to(gradient, (0, window.num_windows, -1)), e.integers(1)))
+        columns = e.reshape_to(spread, (0, window.num_taps * window.num_windows, -1))
+        return (e.reshape_to(gather_readers(e, columns, window, with_tap=True), (0, *window.sizes, -1)),)
+
+    return Emitted(e.reshape_to(highest, (0, *window.counts, -1)), pullback)
+
+
+def _highest_tap_by_tap(e: Emitter, window: Window, gathered: str) -> _Highest:
+    """The form that is fastest at run time; each tap costs nodes, and many take minutes to load."""
     taps = (gathered,)
     if window.num_taps > 1:
         taps = e.ops("Split", (gathered, e.integers(*(1,) * window.num_taps)), window.num_taps, axis=1)
     highest = e.op("Max", *taps) if len(taps) > 1 else gathered
 
-    def pullback(gradient: str) -> tuple[str | None, ...]:
-        rest = e.op("Unsqueeze", e.reshape_to(gradient, (0, window.num_windows, -1)), e.integers(1))
+    def share(rest: str) -> str:
         made = []
         for tap in taps[:-1]:
             left = e.op("Mul", rest, e.positive(e.op("Sub", highest, tap)))
             made.append(e.op("Sub", rest, left))
             rest = left
-        spread = e.op("Concat", *made, rest, axis=1) if made else rest
-        columns = e.reshape_to(spread, (0, window.num_taps * window.num_windows, -1))
-        return (e.reshape_to(gather_readers(e, columns, window, with_tap=True), (0, *window.sizes, -1)),)
+        return e.op("Concat", *made, rest, axis=1) if made else rest
 
-    return Emitted(e.reshape_to(highest, (0, *window.counts, -1)), pullback)
+    return highest, share
+
+
+def _highest(e: Emitter, window: Window, gathered: str) -> _Highest:
+    """The form whose size does not grow with the window."""
+
+    def share(rest: str) -> str:
+        winner = e.op("ArgMax", gathered, axis=1, keepdims=1, select_last_index=0)
+        places = e.constant(np.arange(window.num_taps, dtype=np.int64).reshape(-1, 1, 1))
+        return e.op("Where", e.op("Equal", winner, places), rest, e.number(0.0))
+
+    return e.op("ReduceMax", gathered, axes=(1,), keepdims=1), share
 
 
 def pool_average(e: Emitter, site: Site) -> Emitted:

@@ -58,6 +58,13 @@ def test_a_damaged_file_is_not_believed_and_goes(folder):
     assert list(folder.iterdir()) == []
 
 
+def test_what_a_killed_process_left_unfinished_is_removed(folder):
+    filled(folder, CONTENTS[0])
+    (folder / SECOND).with_suffix(".unfinished").write_bytes(CONTENTS[1][:-1])
+    assert KeptContent(folder).get(SECOND) is None
+    assert [path.name for path in folder.iterdir()] == [FIRST]
+
+
 def test_a_disk_that_refuses_costs_the_restart_only(tmp_path, caplog):
     (tmp_path / "bundles").write_text("a file where the folder should be")
     with caplog.at_level(logging.WARNING):
