@@ -75,6 +75,7 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, tag="learn"):
         nudge: whether to begin from weights one rounding apart.
         record: file to write the weights to, before the first step and after each.
         follow: such a file; every step begins from its weights, not from those of the step before.
+        clip_norm: largest norm of the gradients, or None for no limit.
     """
 
     kind: str
@@ -85,6 +86,7 @@ class Learn(msgspec.Struct, frozen=True, kw_only=True, tag="learn"):
     nudge: bool = False
     record: str | None = None
     follow: str | None = None
+    clip_norm: float | None = None
 
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,7 +219,10 @@ class _Worker:
         weights = initial_weights(graph, request.seed)
         if request.nudge:
             _nudge(weights)
-        optimizer = Optimizer(OptimizerSettings(learning_rate=LEARNING_RATE, momentum=MOMENTUM))
+        settings = OptimizerSettings(
+            learning_rate=LEARNING_RATE, momentum=MOMENTUM, clip_norm=request.clip_norm
+        )
+        optimizer = Optimizer(settings)
         track = _Track(request, weights)
         batches = shuffled_batches(len(data.train), BATCH_SIZE, request.seed)
         chosen = np.random.default_rng(request.seed).integers(

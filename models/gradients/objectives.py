@@ -25,7 +25,7 @@ class Scores(NamedTuple):
     """What a loss reads of the network.
 
     Attributes:
-        logits: [classes, N]. features: the last layer's input, batch last ("" if there is none).
+        logits: [classes, N]. features: the last layer's input, batch last ("" where the loss reads none).
         num_classes: at full width, which classes always have.
         features_rank: axes of one sample of the features.
     """

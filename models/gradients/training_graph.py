@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.engines.engine import features_name
+from models.engines.engine import features_name, matched_features
 from models.engines.reorder import pool_before_relu
 from models.gradients.emitter import Emitter
 from models.gradients.names import FEATURES, LOGITS, LOSS, gradient_name
@@ -29,13 +29,12 @@ def emit_training(graph: ModelGraph, loss: LossSettings) -> Emitter:
     """Nodes that make the loss, the gradient of every parameter, and the mini-batch's moments.
 
     Raises:
-        UserError: an operator has no rule, or the loss wants features the network does not have.
+        UserError: the loss is unknown, an operator has no rule, or the loss wants features and there are none.
     """
     e = Emitter()
-    features = features_name(graph) or ""
+    features = matched_features(graph, find_loss(loss.name)) or ""
     graph = pool_before_relu(graph, {graph.output_name, features})
     forward = _emit_forward(e, graph, training=True)
-    find_loss(loss.name)
     scores = Scores(
         forward.values[graph.output_name],
         forward.values.get(features, ""),

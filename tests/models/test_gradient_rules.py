@@ -69,7 +69,7 @@ def test_the_first_of_equal_pixels_takes_the_gradient_of_a_large_window(case):
     assert worst_error(found.gradients, wanted.gradients) <= TOLERANCE
 
 
-def test_a_large_window_costs_no_more_nodes_than_a_smaller_one():
+def test_the_pixels_of_a_large_window_have_no_nodes_of_their_own():
     graphs = [pool_case((size, size), (32, 32)).graph for size in (8, 32)]
     small, large = (len(emit_training(graph, LOSS).nodes) for graph in graphs)
-    assert large == small  # a node for each of 32 x 32 pixels would take minutes to load
+    assert large < small + 10  # a node for each of 32 x 32 pixels would take minutes to load

@@ -233,10 +233,11 @@ def test_features_as_the_engine_gives_them_are_no_distance_away():
     assert engine.gradients(weights, x, targets).loss == 0.0
 
 
-def test_matching_features_of_a_network_without_weights_is_refused():
+@pytest.mark.parametrize("kind", ["torch", "onnx", "numpy"])
+def test_matching_features_of_a_network_without_weights_is_refused(kind):
     graph = graph_of([Node("Relu", ("x",), "y", {})], {}, (3,))
     with pytest.raises(UserError, match=r"'feature-matching' compares .* model test has no such layer"):
-        make_engine("torch", graph, LossSettings(name="feature-matching"), 1)
+        make_engine(kind, graph, LossSettings(name="feature-matching"), 1)
 
 
 # ---------------------------------------------------------------- targets
