@@ -1,8 +1,9 @@
 """Where the optimiser's state stays between orders, for bundles that want it kept.
 
 A state belongs to a run, a network and a method. It is stored when an order's training is done: an order
-that is given up, or cut short by a crash, leaves the state that it began with. The state of an order whose
-losses blew up is forgotten.
+that is given up, or cut short in its training by a crash, leaves the state that it began with. (A crash
+between the storing and the outbox loses the update and keeps the state: momentum of steps that nobody else
+took, which fades.) The state of an order whose losses blew up is forgotten.
 """
 
 from __future__ import annotations

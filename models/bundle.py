@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -68,11 +69,21 @@ _DECODER = msgspec.msgpack.Decoder(_Packed)
 
 
 def encode(bundle: Bundle) -> bytes:
-    """Write a bundle as MessagePack; equal bundles make equal bytes."""
+    """Write a bundle as MessagePack; equal bundles make equal bytes.
+
+    Raises:
+        UserError: the network is so large that no device would read the bundle.
+    """
     fields = {name: getattr(bundle, name) for name in Bundle.__struct_fields__}
     if bundle.artifacts is not None:
-        fields["artifacts"] = _each(bundle.artifacts, lambda _name, file: zlib.compress(file, 9))
-    return _ENCODER.encode(_Packed(schema=_SCHEMA, **fields))
+        fields["artifacts"] = _each(bundle.artifacts, partial(_pack, bundle.graph.name))
+    data = _ENCODER.encode(_Packed(schema=_SCHEMA, **fields))
+    if len(data) > MAX_BYTES:
+        raise UserError(
+            f"model {bundle.graph.name} makes a bundle of {len(data)} bytes; {MAX_BYTES} is the limit. "
+            "Choose a network of fewer layers, or a table of fewer entries"
+        )
+    return data
 
 
 def decode(data: bytes) -> Bundle:
@@ -116,6 +127,15 @@ def digest(bundle: Bundle) -> str:
 
 def _each(artifacts: Artifacts, change: Callable[[str, bytes], bytes]) -> Artifacts:
     return Artifacts(**{name: change(name, getattr(artifacts, name)) for name in Artifacts.__struct_fields__})
+
+
+def _pack(model: str, name: str, file: bytes) -> bytes:
+    if len(file) > MAX_ARTIFACT_BYTES:
+        raise UserError(
+            f"the {name} graph of model {model} has {len(file)} bytes; {MAX_ARTIFACT_BYTES} is the limit. "
+            "Choose a network of fewer layers"
+        )
+    return zlib.compress(file, 9)
 
 
 def _unpack(name: str, stream: bytes) -> bytes:

@@ -70,6 +70,7 @@ class OnnxEngine:
         targets = [target_name(name) for name in self._loss.targets]
         self._gradient_names = {name: self._gradient_output(name) for name in graph.parameters}
         self._training = self._session(
+            "training",
             artifacts.training,
             {graph.input_name, *graph.parameters, *targets},
             {LOSS, *self._gradient_names.values(), *graph.statistics},
@@ -130,9 +131,9 @@ class OnnxEngine:
         """Made when it is first wanted: many devices never evaluate."""
         names = {self._graph.input_name, *self._graph.parameters, *self._graph.statistics}
         outputs = {LOGITS} | ({FEATURES} if features_name(self._graph) else set())
-        return self._session(self._artifacts.evaluation, names, outputs)
+        return self._session("evaluation", self._artifacts.evaluation, names, outputs)
 
-    def _session(self, model: bytes, inputs: set[str], outputs: set[str]) -> Any:
+    def _session(self, use: str, model: bytes, inputs: set[str], outputs: set[str]) -> Any:
         try:
             session = _runtime.InferenceSession(
                 model,
@@ -142,14 +143,14 @@ class OnnxEngine:
             )
         except Exception as error:  # its exceptions have no common class
             raise UserError(
-                f"the training graph of model {self._graph.name} ({len(model)} bytes) cannot be loaded: "
+                f"the {use} graph of model {self._graph.name} ({len(model)} bytes) cannot be loaded: "
                 f"{_first_line(error)}; let the coordinator send the model anew"
             ) from error
         found = {item.name for item in session.get_inputs()}, {item.name for item in session.get_outputs()}
         if found != (inputs, outputs):
             odd = sorted((found[0] ^ inputs) | (found[1] ^ outputs))
             raise UserError(
-                f"the training graph is not that of model {self._graph.name} with loss {self._loss.name!r}: "
+                f"the {use} graph is not that of model {self._graph.name} with loss {self._loss.name!r}: "
                 f"look at {', '.join(odd[:3])}; let the coordinator send the model anew"
             )
         return session
@@ -189,12 +190,16 @@ def session_options(num_threads: int) -> Any:
     """For a device that has other work: threads that wait sleep, and memory is what one step needs.
 
     A memory pattern is a plan for fixed shapes; every sub-network has its own (measured without: the peak
-    of the default CNN falls from 125 to 88 MB, and no step is slower).
+    of the default CNN falls from 125 to 88 MB, and no step is slower). A plan of which buffer serves again
+    finds none where sizes are open, in time that is quadratic in the nodes (measured without: the zoo's
+    memory and steps are the same, ResNet-20 loads in 0.2 s instead of 0.8, and 12 convolutions of 64
+    channels on 64x64 pixels in 1.2 s instead of 17).
     """
     options = _runtime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
+    options.enable_mem_reuse = False
     options.execution_order = _runtime.ExecutionOrder.PRIORITY_BASED  # as written: what is needed last, last
     options.log_severity_level = _ONLY_FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

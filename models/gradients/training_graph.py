@@ -29,7 +29,7 @@ def emit_training(graph: ModelGraph, loss: LossSettings) -> Emitter:
     """Nodes that make the loss, the gradient of every parameter, and the mini-batch's moments.
 
     Raises:
-        UserError: the loss is unknown, an operator has no rule, or the loss wants features and there are none.
+        UserError: an operator has no rule, or the loss is unknown or wants features and there are none.
     """
     e = Emitter()
     features = matched_features(graph, find_loss(loss.name)) or ""

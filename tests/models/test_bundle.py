@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware_profiles.errors import PeerError
+from firmware_profiles.errors import PeerError, UserError
 from models.bundle import MAX_ARTIFACT_BYTES, MAX_BYTES, Bundle, TrainingSettings, decode, digest, encode
 from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, Node, validate
@@ -69,6 +69,12 @@ def test_a_bundle_may_come_without_artifacts():
 def test_artifacts_travel_compressed():
     num_bytes = sum(len(getattr(ARTIFACTS, name)) for name in Artifacts.__struct_fields__)
     assert len(encode(small_bundle())) < len(encode(small_bundle(artifacts=None))) + num_bytes / 10
+
+
+def test_artifacts_no_device_would_read_are_refused_where_the_bundle_is_made():
+    endless = Artifacts(training=bytes(MAX_ARTIFACT_BYTES + 1), evaluation=b"", loss=b"")
+    with pytest.raises(UserError, match=f"training graph of model .* has {MAX_ARTIFACT_BYTES + 1} bytes"):
+        encode(small_bundle(artifacts=endless))
 
 
 def test_a_bundle_of_the_version_before_artifacts_is_refused_with_what_to_do():

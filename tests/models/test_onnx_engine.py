@@ -14,7 +14,6 @@ import pytest
 from firmware_profiles.errors import UserError
 from models.engines.choose import make_engine
 from models.engines.onnx import OnnxEngine
-from models.gradients.artifacts import Artifacts
 from models.gradients.build import build_artifacts
 from models.losses import LossSettings
 from models.subnet import cut, full_subnet, sample, uniform_vector
@@ -186,6 +185,14 @@ def test_a_damaged_training_graph_is_refused_by_name(cnn, damage):
         OnnxEngine(cnn[0], LOSS, 1, damaged)
 
 
+def test_a_damaged_evaluation_graph_is_refused_as_such_when_it_is_wanted(cnn):
+    graph, weights = cnn
+    damaged = msgspec.structs.replace(build_artifacts(graph, LOSS), evaluation=b"")
+    engine = OnnxEngine(graph, LOSS, 1, damaged)
+    with pytest.raises(UserError, match="the evaluation graph of model cnn-28"):
+        engine.outputs(weights, batch(graph, 1, 0)[0])
+
+
 @pytest.mark.parametrize("network", ZOO)
 def test_training_graphs_are_small_and_of_standard_operators(network):
     graph, _ = load_model(network)
@@ -237,7 +244,3 @@ def test_a_loss_that_is_not_finite_is_reported_and_not_raised(cnn):
     engine = make_engine("onnx", graph, LOSS, 1)
     x, targets = batch(graph, 4, 0)
     assert not np.isfinite(engine.gradients(weights, x * np.float32(np.inf), targets).loss)
-
-
-def test_artifacts_hold_nothing_but_bytes():
-    assert all(field.type is bytes for field in msgspec.structs.fields(Artifacts))
