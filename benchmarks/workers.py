@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from models.gradients.build import build_artifacts
 
 from benchmarks.engine_worker import BATCH_SIZE, Request
 from models.bundle import Bundle, TrainingSettings, encode
+from models.gradients.build import build_artifacts
 from models.table import uniform_table
 from models.widths import plan_widths
 from models.zoo import load_model, shipped_table
