@@ -25,7 +25,8 @@ from models.data.batches import shuffled_batches
 from models.data.dataset import load_data, match
 from models.engines.choose import make_engine
 from models.engines.engine import Engine
-from models.optim import Optimizer, OptimizerSettings
+from models.optim.optimizer import Optimizer
+from models.optim.settings import OptimizerSettings
 from models.step import training_step
 from models.subnet import Array, cut, full_subnet, sample, uniform_vector
 from models.zoo.initial import initial_weights

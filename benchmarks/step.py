@@ -42,7 +42,8 @@ from models.engines.choose import make_engine
 from models.engines.engine import Engine
 from models.graph import ModelGraph
 from models.losses import LossSettings
-from models.optim import Optimizer, OptimizerSettings
+from models.optim.optimizer import Optimizer
+from models.optim.settings import OptimizerSettings
 from models.subnet import Array, DropoutVector, cut, sample, scatter, uniform_vector
 from models.widths import WidthPlan, plan_widths
 from models.zoo import load_model, zoo_entry

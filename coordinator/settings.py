@@ -16,8 +16,9 @@ from models.data.batches import shuffled_batches
 from models.data.dataset import DataSplit, load_data, match
 from models.engines.choose import make_engine, resolve_engine
 from models.graph import digest as graph_digest
-from models.optim import Optimizer, OptimizerSettings
-from models.schedules import learning_rate_at
+from models.optim.optimizer import Optimizer
+from models.optim.schedules import learning_rate_at
+from models.optim.settings import OptimizerSettings
 from models.step import training_step
 from models.subnet import Array, full_subnet
 from models.table import ParetoTable, find_fault, load_table, uniform_table

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from firmware_profiles.errors import UserError
-from models.optimizer_state import OptimizerState, belongs_to, load_state, save_state
+from models.optim.state import OptimizerState, belongs_to, load_state, save_state
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from models.bundle import Bundle
 from models.data.batches import shuffled_batches
 from models.data.dataset import Dataset
 from models.engines.engine import Engine
-from models.optim import Optimizer
-from models.optimizer_state import OptimizerState
-from models.schedules import learning_rate_at
+from models.optim.optimizer import Optimizer
+from models.optim.schedules import learning_rate_at
+from models.optim.state import OptimizerState
 from models.step import training_step
 from models.subnet import Array, DropoutVector, sample
 from models.table import ParetoTable

@@ -26,7 +26,7 @@ from models.bundle import decode as decode_bundle
 from models.data.dataset import Dataset, without_ones
 from models.engines.engine import Engine
 from models.graph import digest as graph_digest
-from models.optimizer_state import OptimizerState, extra_bytes, state_shapes
+from models.optim.state import OptimizerState, extra_bytes, state_shapes
 from models.step_times import StepTimes
 from models.subnet import Array, cut, sample
 from models.table import ParetoTable, parse_table

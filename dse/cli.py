@@ -75,7 +75,7 @@ def run_command(
     from dse.objectives import SearchSettings  # noqa: PLC0415
     from dse.run import Run, run, write_table  # noqa: PLC0415
     from models.data.dataset import load_data  # noqa: PLC0415
-    from models.optim import OptimizerSettings  # noqa: PLC0415
+    from models.optim.optimizer import OptimizerSettings  # noqa: PLC0415
     from models.zoo import load_model  # noqa: PLC0415
     from models.zoo.initial import initial_weights  # noqa: PLC0415
 

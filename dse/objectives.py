@@ -28,7 +28,8 @@ from models.data.batches import shuffled_batches
 from models.data.dataset import Dataset
 from models.engines.engine import Engine
 from models.graph import ModelGraph
-from models.optim import Optimizer, OptimizerSettings
+from models.optim.optimizer import Optimizer
+from models.optim.settings import OptimizerSettings
 from models.step import training_step
 from models.subnet import Array, DropoutVector, full_vector, sample
 from models.widths import WidthPlan

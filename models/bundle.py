@@ -16,7 +16,7 @@ from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, validate
 from models.graph import digest as graph_digest
 from models.losses import LOSSES, LossSettings
-from models.optim import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 from models.table import ParetoTable, find_fault
 from models.widths import WidthPlan, plan_widths
 

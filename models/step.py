@@ -12,7 +12,7 @@ from typing import NamedTuple
 from numpy.typing import NDArray
 
 from models.engines.engine import Engine
-from models.optim import Optimizer, global_norm
+from models.optim.optimizer import Optimizer, global_norm
 from models.subnet import Array, Subnet, cut
 from models.widths import WidthPlan
 

@@ -16,7 +16,7 @@ from models.bundle import decode
 from models.data.batches import shuffled_batches
 from models.data.dataset import DEFAULT_DATA, load_data
 from models.engines.choose import make_engine
-from models.optim import Optimizer
+from models.optim.optimizer import Optimizer
 from models.step import training_step
 from models.subnet import sample
 from models.zoo.initial import initial_weights

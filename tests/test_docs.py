@@ -45,7 +45,7 @@ FILES_OF_PEOPLE = {
     "firmware_profiles.profile.FirmwareProfile",
     "firmware_profiles.profile.Source",
     "firmware_profiles.profile.Speed",
-    "models.optimizer_settings.OptimizerSettings",
+    "models.optim.settings.OptimizerSettings",
     "models.table.ParetoTable",
     "models.table.TableEntry",
 }

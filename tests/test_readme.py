@@ -18,7 +18,7 @@ from coordinator.cli import app
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.policy import Policy, load_policy, parse_policy
 from firmware_profiles.strict import parse_strict
-from models.optim import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -29,7 +29,7 @@ from coordinator.twins.overrides import apply_overrides
 from firmware_profiles.policy import Policy
 from firmware_profiles.profile import EngineName
 from firmware_profiles.strict import load_strict
-from models.optimizer_settings import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 
 MAX_DEVICES = 10_000
 

@@ -15,7 +15,7 @@ from coordinator.settings import (
 from firmware_profiles.errors import UserError
 from models.graph import ModelGraph, Node, validate
 from models.onnx_file import to_onnx
-from models.optim import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 from models.table import dump_table
 
 

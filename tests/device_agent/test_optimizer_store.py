@@ -25,8 +25,8 @@ from firmware_profiles.errors import WorldError
 from firmware_profiles.policy import Policy
 from firmware_profiles.profile import load_profile
 from models.bundle import encode
-from models.optim import OptimizerSettings
-from models.optimizer_state import OptimizerState, load_state, save_state
+from models.optim.settings import OptimizerSettings
+from models.optim.state import OptimizerState, load_state, save_state
 from models.weights import pack
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "tiny_fleet.py")))
@@ -264,7 +264,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from models.optimizer_state import OptimizerState, save_state
+from models.optim.state import OptimizerState, save_state
 number = 0
 while True:
     number += 1

@@ -15,7 +15,7 @@ from models.engines.choose import make_engine
 from models.graph import ModelGraph, Node
 from models.graph import digest as graph_digest
 from models.losses import LossSettings
-from models.optim import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 from models.table import find_fault, load_table
 from models.widths import plan_widths
 

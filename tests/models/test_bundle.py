@@ -13,7 +13,7 @@ from models.bundle import MAX_ARTIFACT_BYTES, MAX_BYTES, Bundle, TrainingSetting
 from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, Node, validate
 from models.losses import LossSettings
-from models.optim import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 from models.table import uniform_table
 from models.widths import plan_widths
 

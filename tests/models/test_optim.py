@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.optim import Optimizer, OptimizerSettings, global_norm
+from models.optim.optimizer import Optimizer, global_norm
+from models.optim.settings import OptimizerSettings
 from models.subnet import Subnet, cut, full_subnet
 from models.widths import Segment, WidthGroup, WidthPlan
 

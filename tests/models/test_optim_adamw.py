@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.adamw import Corrections
-from models.optim import Optimizer, OptimizerSettings
-from models.optimizer_state import state_shapes
+from models.optim.adamw import Corrections
+from models.optim.optimizer import Optimizer
+from models.optim.settings import OptimizerSettings
+from models.optim.state import state_shapes
 from models.subnet import Subnet, cut, full_subnet, kept_indices, sample
 from models.widths import Segment, WidthGroup, WidthPlan
 

@@ -7,9 +7,9 @@ import torch
 from torch.optim import lr_scheduler
 
 from firmware_profiles.errors import UserError
-from models.optim import Optimizer, OptimizerSettings
-from models.optimizer_settings import DEFAULT_RATES
-from models.schedules import SMALLEST_RATE, learning_rate_at
+from models.optim.optimizer import Optimizer
+from models.optim.schedules import SMALLEST_RATE, learning_rate_at
+from models.optim.settings import DEFAULT_RATES, OptimizerSettings
 from models.subnet import full_subnet
 from models.widths import Segment, WidthPlan
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 from models.engines.choose import make_engine
 from models.engines.engine import Gradients
 from models.losses import LossSettings
-from models.optim import Optimizer, OptimizerSettings
+from models.optim.optimizer import Optimizer
+from models.optim.settings import OptimizerSettings
 from models.step import training_step
 from models.subnet import cut, full_subnet, sample, uniform_vector
 from models.trace import trace_module

@@ -24,7 +24,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from models.optimizer_settings import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 from models.subnet import Array
 
 _NEGLIGIBLE = 1e-9

@@ -15,9 +15,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from firmware_profiles.errors import PeerError, UserError
-from models.optimizer_settings import Method, OptimizerSettings
+from models.optim.settings import Method, OptimizerSettings
+from models.optim.update_counts import count_shapes
 from models.subnet import Array
-from models.update_counts import count_shapes
 from models.weights import check_against, save
 from models.widths import WidthPlan
 
@@ -25,7 +25,7 @@ MOMENTS: dict[Method, tuple[str, ...]] = {"sgd": ("velocity",), "adamw": ("first
 """Tensors of the weights' shapes that a method keeps."""
 
 COUNT = "count"
-"""Of adamw: how often each entry was updated, in the shapes of `models.update_counts.count_shapes`."""
+"""Of adamw: how often each entry was updated, in the shapes of `models.optim.update_counts.count_shapes`."""
 
 _FORMAT = "1"
 _OWN = {"format", "num_steps"}

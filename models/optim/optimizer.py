@@ -11,15 +11,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.adamw import Corrections, step_adamw
-from models.optimizer_settings import OptimizerSettings
-from models.optimizer_state import COUNT, MOMENTS, OptimizerState
-from models.schedules import learning_rate_at
+from models.optim.adamw import Corrections, step_adamw
+from models.optim.schedules import learning_rate_at
+from models.optim.settings import OptimizerSettings
+from models.optim.state import COUNT, MOMENTS, OptimizerState
+from models.optim.update_counts import UpdateCounts
 from models.subnet import Array, Subnet, cut, kept_rows, scatter
-from models.update_counts import UpdateCounts
 from models.widths import WidthPlan
-
-__all__ = ["Optimizer", "OptimizerSettings", "global_norm"]
 
 
 class Optimizer:

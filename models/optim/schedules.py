@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from firmware_profiles.errors import UserError
-from models.optimizer_settings import OptimizerSettings
+from models.optim.settings import OptimizerSettings
 
 SMALLEST_RATE = 1e-12
 """No schedule falls below: a rate of exactly 0 would be an order to train nothing."""

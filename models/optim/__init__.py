@@ -1,0 +1,1 @@
+"""Optimisers on sub-networks: their settings, schedules and states."""
