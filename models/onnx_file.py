@@ -1,4 +1,4 @@
-"""ONNX files in and out; the only module that imports `onnx`.
+"""ONNX files of networks in and out (training graphs are made in `models.gradients.build`).
 
 In: any opset from 7 to 22, weights as initializers or as inputs, canonicalised to a ModelGraph.
 Out: plain inference ONNX, opset 17, IR version 8, so that Python 3.10's onnxruntime 1.23 loads it.

@@ -16,9 +16,8 @@ from models.gradients.names import target_name
 from models.gradients.training_graph import emit_evaluation, emit_training
 from models.graph import ModelGraph
 from models.losses import TARGETS, LossSettings, find_loss
+from models.onnx_file import IR_VERSION, OPSET
 
-OPSET = 17
-IR_VERSION = 8
 _ELEMENT_TYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
 
 

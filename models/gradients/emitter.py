@@ -92,6 +92,10 @@ class Emitter:
         """A value's size along one axis, int64 [1]."""
         return self.op("Shape", name, start=axis, end=axis + 1)
 
+    def as_float(self, name: str) -> str:
+        """A whole number as float32."""
+        return self.op("Cast", name, to=_FLOAT)
+
     def reshape_to(self, name: str, shape: tuple[int, ...], *ends: str) -> str:
         """Reshape to a fixed shape (0 copies, -1 infers) that sizes known only at run time follow."""
         target = self.integers(*shape)
@@ -117,3 +121,4 @@ class Emitter:
 
 
 _STEEP = 3e38
+_FLOAT = 1  # onnx.TensorProto.FLOAT

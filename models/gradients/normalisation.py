@@ -46,7 +46,7 @@ def _normalise_by_batch(e: Emitter, site: Site) -> Emitted:
         d = e.op("Flatten", gradient, axis=1)
         mean_d = e.op("ReduceMean", d, axes=(1,), keepdims=1)
         mean_dx = e.op("ReduceMean", e.op("Mul", d, centred), axes=(1,), keepdims=1)
-        count = e.op("Cast", e.size(flat, 1), to=_FLOAT)
+        count = e.as_float(e.size(flat, 1))
         d_scale = e.op("Div", e.op("Mul", mean_dx, count), spread)
         d_bias = e.op("Mul", mean_d, count)
         made = None
@@ -61,9 +61,6 @@ def _normalise_by_batch(e: Emitter, site: Site) -> Emitted:
         (site.names[4], e.op("Squeeze", variance, one)),
     )
     return Emitted(e.reshape_to(output, sizes), pullback, statistics)
-
-
-_FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 def softmax(e: Emitter, site: Site) -> Emitted:

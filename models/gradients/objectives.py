@@ -17,7 +17,6 @@ import numpy as np
 from models.gradients.emitter import Emitter
 from models.losses import LossSettings
 
-_FLOAT = 1  # onnx.TensorProto.FLOAT
 _OFF_ON = np.array([0.0, 1.0], np.float32)
 
 
@@ -56,7 +55,7 @@ def _batch_last(e: Emitter, target: str) -> str:
 
 def _cross_entropy(e: Emitter, scores: Scores, weight: float) -> Objective:
     log_p = e.op("LogSoftmax", scores.logits, axis=0)
-    count = e.op("Cast", e.size(scores.logits, 1), to=_FLOAT)
+    count = e.as_float(e.size(scores.logits, 1))
     truth = e.op("OneHot", "@labels", e.integers(scores.num_classes), e.constant(_OFF_ON), axis=0)
     value = e.op("Div", e.op("Neg", e.sum(e.op("Mul", truth, log_p), (0, 1), keepdims=False)), count)
     d = e.op("Div", e.op("Sub", e.op("Exp", log_p), truth), count)
@@ -80,7 +79,7 @@ def distillation(e: Emitter, scores: Scores, settings: LossSettings) -> Objectiv
     """Label weight times cross-entropy plus distillation weight times T^2 KL(teacher || student)."""
     hard = _cross_entropy(e, scores, settings.label_weight)
     temperature = settings.temperature
-    count = e.op("Cast", e.size(scores.logits, 1), to=_FLOAT)
+    count = e.as_float(e.size(scores.logits, 1))
     log_q = e.op("LogSoftmax", e.scale(scores.logits, 1.0 / temperature), axis=0)
     log_t = e.op("LogSoftmax", e.scale(_batch_last(e, "@teacher_logits"), 1.0 / temperature), axis=0)
     teacher = e.op("Exp", log_t)
@@ -102,7 +101,7 @@ def feature_matching(e: Emitter, scores: Scores, settings: LossSettings) -> Obje
 
 def _mean_square(e: Emitter, difference: str, weight: float) -> tuple[str, str]:
     """Weight times the mean of squares, float32 [1], and its gradient."""
-    count = e.op("Unsqueeze", e.op("Cast", e.op("Size", difference), to=_FLOAT), e.integers(0))
+    count = e.op("Unsqueeze", e.as_float(e.op("Size", difference)), e.integers(0))
     total = e.op("ReduceSum", e.op("Mul", difference, difference), keepdims=0)
     value = e.op("Div", e.scale(total, weight), count)
     return value, e.op("Div", e.scale(difference, 2.0 * weight), count)

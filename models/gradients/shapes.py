@@ -51,7 +51,7 @@ def _reduction(*, mean: bool) -> Rule:
         axes = tuple(axis - 1 for axis in site.ints("axes"))
         shape = e.op("Shape", x)
         sizes = e.op("Gather", shape, e.integers(*axes))
-        count = e.op("Cast", e.op("ReduceProd", sizes, keepdims=0), to=_FLOAT) if mean else e.number(1.0)
+        count = e.as_float(e.op("ReduceProd", sizes, keepdims=0)) if mean else e.number(1.0)
         total = e.op("Div", e.sum(x, axes), count) if mean else e.sum(x, axes)
         y = total if site.int("keepdims") else e.op("Squeeze", total, e.integers(*axes))
 
@@ -66,8 +66,6 @@ def _reduction(*, mean: bool) -> Rule:
 
     return rule
 
-
-_FLOAT = 1  # onnx.TensorProto.FLOAT
 
 reduce_mean = _reduction(mean=True)
 reduce_sum = _reduction(mean=False)
