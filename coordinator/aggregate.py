@@ -1,73 +1,54 @@
 """Aggregation of updates of any sub-networks: streaming, in O(model) memory.
 
-For update i let n_i be its samples (times a caller's weight), d_i its delta, and s_i[e] the share of
-its mini-batches whose sub-network held entry e. With N = sum n_i the new weights are
+For update i let n_i be its weight, d_i its delta, t_i its mini-batches, s_i[e] the share of them whose
+sub-network held entry e, and N = sum n_i. The mean delta of entry e is
 
-    w'[e] = w[e] + sum_i n_i d_i[e] / max( sum_i n_i s_i[e], N / cap )     where some s_i[e] > 0
-    w'[e] = w[e]                                                          elsewhere
+    D[e] = T sum_i n_i d_i[e] t_i^-r / m[e]        T = sum_i n_i t_i^r / N
 
-This is the mean of the deltas *per trained mini-batch*, d_i / s_i, with entry weight n_i s_i: an
-entry that half of the batches trained is not diluted by the other half. An entry that hardly any
-batch trained is raised at most `cap` times, because its delta is mostly noise. Where every update
-is full, s_i = 1 and the rule is FedAvg.
+    plain       m[e] = N                                   FedAvg
+    touched     m[e] = sum_i n_i [s_i[e] > 0]              the mean over those that trained the entry
+    by-steps    m[e] = max( sum_i n_i s_i[e], N / cap )    the mean of d_i / s_i with weights n_i s_i
 
-The s_i are exact and cost nothing on the wire: the coordinator replays the draws. With the kept
-channels of each step as rows of 0/1 matrices O and I (steps x output or input channels), the
-number of steps that held a pair of channels is the matrix product O^T I, once a tensor.
+and 0 where no update trained the entry. With r = `step_normalisation` = 1 this is FedNova: every update
+counts as if it had made as many mini-batches as the mean, T; with r = 0 deltas stay as they are. `by-steps`
+does not dilute an entry that half of the mini-batches trained by the other half; one that hardly any
+trained is raised `cap` times at most, because its delta is mostly noise. Where every update is full, all
+three are the same.
+
+The new weights are, with the weights w_before of the version before (server momentum m, rate l)
+
+    w' = w + m (w - w_before) + l D
+
+which is FedAvgM: its velocity is (w - w_before) / l, so nothing but versions has to be kept.
 
 References:
-    DISTREAL, arXiv 2112.08761, trains a random sub-network per mini-batch. How its server combines
-    them is not published in detail: this rule is a reconstruction.
+    McMahan et al., AISTATS 2017 (plain). Diao et al., HeteroFL, ICLR 2021 (touched). Wang et al., FedNova,
+    NeurIPS 2020, arXiv 2007.07481. Hsu et al., FedAvgM, 2019, arXiv 1909.06335. How DISTREAL's
+    server combines random sub-networks is not published in detail: by-steps is a reconstruction.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.strategies.averages import AverageSettings
+from coordinator.touches import Counts, Touches
 from firmware_profiles.errors import PeerError, UserError
-from models.subnet import Array, DropoutVector, Subnet, check_vector, full_vector, sample
+from models.draws import Draw, make_draw
+from models.subnet import Array, DropoutVector, check_vector
+from models.subnet_settings import SubnetSettings
 from models.weights import check_against
-from models.widths import Segment, WidthPlan
+from models.widths import WidthPlan
 
-Draw = Callable[[WidthPlan, DropoutVector, int, int], Subnet]
-"""(plan, vector, seed, step) -> the sub-network that this step trained."""
-
-CHUNK_STEPS = 512
-"""Steps replayed at a time, so that memory does not grow with the length of an update."""
+DrawOf = Callable[[int, int], Draw]
+"""(seed, round) of an order -> how its devices chose the kept channels."""
 
 MAX_NORM_RATIO = 10.0
 """A delta's L2 norm over the weights' own (or 1): more is no training, but would ruin the model for all."""
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One axis that shrinks: blocks of entries that are always touched together.
-
-    Attributes:
-        columns: for each block its column in the matrix of kept channels.
-        lengths: for each block its number of consecutive entries, or None where all are 1.
-    """
-
-    columns: NDArray[np.intp]
-    lengths: NDArray[np.intp] | None
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How a tensor's touch counts are laid out. Tensors of one layout share their counts.
-
-    Attributes:
-        axes: the axes that shrink; empty for a tensor that is always whole.
-        shape: shape of the counts, spread to broadcast against the tensor: 1 on the other axes.
-    """
-
-    axes: tuple[_Axis, ...]
-    shape: tuple[int, ...]
 
 
 class Aggregator:
@@ -76,34 +57,36 @@ class Aggregator:
     Args:
         plan: the width plan that the devices trained with.
         base: the weights before the round, float32; not modified.
-        cap: an entry's mean delta is raised at most this many times, 1 or more.
-        draw: how the devices chose the kept channels of a step.
+        settings: how to average.
+        draw: how the devices chose the kept channels; random ones by default.
+        class_names: tensors of the last layer, whose rows of masked classes count as not trained: those
+            whose delta is 0 throughout. Empty where nothing is masked.
 
     Attributes:
+        settings: as given.
         num_updates: updates folded so far.
         num_samples: their samples, weights left out.
     """
 
     def __init__(
-        self, plan: WidthPlan, base: Mapping[str, Array], cap: float = 8.0, draw: Draw = sample
+        self,
+        plan: WidthPlan,
+        base: Mapping[str, Array],
+        settings: AverageSettings | None = None,
+        draw: DrawOf | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
-        if not cap >= 1:
-            raise ValueError(f"cap is {cap}: below 1 it would weaken entries that every batch trained")
+        self.settings = settings or AverageSettings()
         self.num_updates = 0
         self.num_samples = 0
-        self._plan = plan
-        self._base = base
-        self._cap = cap
-        self._draw = draw
-        self._full = full_vector(plan)
-        # Column 0 of the matrix of kept channels is "always kept"; the groups follow.
-        self._starts = np.cumsum([1, *(group.num_channels for group in plan.groups)])
-        distinct: dict[tuple[tuple[Segment, ...], ...], int] = {}
-        self._layout_of = {name: distinct.setdefault(plan.axes[name], len(distinct)) for name in base}
-        self._layouts = tuple(_lay_out(axes, self._starts) for axes in distinct)
-        self._touched = [np.zeros(_counts_shape(layout)) for layout in self._layouts]
+        self._plan, self._base = plan, base
+        self._draw = draw or _random(plan)
+        self._class_names = tuple(class_names)
+        num_classes = len(base[class_names[0]]) if class_names else 0
+        self._touches = Touches(plan, base, class_names, num_classes)
+        self._divisors = self._touches.zeros()
         self._sums = {name: np.zeros(tensor.shape) for name, tensor in base.items()}
-        self._weight = 0.0
+        self._weight = self._step_weight = 0.0
 
     def fold(
         self,
@@ -113,6 +96,9 @@ class Aggregator:
         step_vectors: Sequence[int],
         seed: int,
         weight: float = 1.0,
+        *,
+        round_number: int = 1,
+        num_data: int | None = None,
     ) -> None:
         """Add one update. An update that is refused changes nothing.
 
@@ -124,7 +110,9 @@ class Aggregator:
             vectors: the distinct dropout vectors used.
             step_vectors: for each mini-batch the index of its vector.
             seed: seed of the draws.
-            weight: multiplies the samples, more than 0; for instance less for a stale update.
+            weight: multiplies the update's own, more than 0; for instance less for a stale update.
+            round_number: of the order.
+            num_data: samples that the device has, 1 or more; None: as many as it trained.
 
         Raises:
             PeerError: the update does not fit the model, or holds values that cannot be used.
@@ -133,106 +121,79 @@ class Aggregator:
             raise ValueError(f"weight is {weight}: leave the update out instead of folding it with no weight")
         _check_delta(delta, self._base)
         _check_steps(self._plan, num_samples, vectors, step_vectors)
-        counts = self._count_touches(vectors, step_vectors, seed)
-        amount = num_samples * weight
-        for index, count in enumerate(counts):
-            self._touched[index] += count / len(step_vectors) * amount
-        for name, index in self._layout_of.items():
-            part = delta[name] * np.float64(amount)
-            if not counts[index].all():
+        amount = weight * self._own_weight(num_samples, num_data)
+        steps = float(len(step_vectors)) ** self.settings.step_normalisation
+        counts = self._count(delta, vectors, step_vectors, self._draw(seed, round_number))
+        for name in self._base:
+            part = delta[name] * np.float64(amount / steps)
+            if counts is not None and not (touched := counts[self._touches.index(name)] > 0).all():
                 # What a device says about entries it did not train is not listened to.
-                part = np.where(_spread(counts[index] > 0, self._layouts[index]), part, 0.0)
+                part = np.where(self._touches.spread(touched, self._touches.index(name)), part, 0.0)
             self._sums[name] += part
+        for index, count in enumerate(counts or ()):
+            by_steps = self.settings.entries == "by-steps"
+            self._divisors[index] += (count / len(step_vectors) if by_steps else count > 0) * amount
         self._weight += amount
+        self._step_weight += amount * steps
         self.num_updates += 1
         self.num_samples += num_samples
 
-    def finish(self) -> dict[str, Array]:
-        """The new weights: float32, full shapes, copies. Folding may go on afterwards."""
+    def finish(self, before: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """The new weights: float32, full shapes, copies. Folding may go on afterwards.
+
+        Args:
+            before: weights of the version before the base, which server momentum goes on from; None where
+                there is none, or another model took its place.
+        """
+        settings = self.settings
         new: dict[str, Array] = {}
         for name, tensor in self._base.items():
-            touched = self._touched[self._layout_of[name]]
-            # Divided by infinity, an entry that nobody trained keeps its value.
-            divisor = np.where(touched > 0, np.maximum(touched, self._weight / self._cap), np.inf)
-            mean = self._sums[name] / _spread(divisor, self._layouts[self._layout_of[name]])
+            moved = settings.server_learning_rate * self._mean_delta(name)
+            if settings.server_momentum and before is not None:
+                moved += settings.server_momentum * (tensor.astype(np.float64) - before[name])
             # Adding in float64 and rounding once is what float32 addition does with a float32 mean.
-            new[name] = np.asarray(tensor + mean, dtype=np.float32)
+            new[name] = np.asarray(tensor + moved, dtype=np.float32)
         return new
 
-    def _count_touches(
-        self, vectors: Sequence[DropoutVector], step_vectors: Sequence[int], seed: int
-    ) -> list[NDArray[np.float64]]:
-        """For each layout, how many steps touched each block."""
-        counts = [np.zeros(_counts_shape(layout)) for layout in self._layouts]
-        for start in range(0, len(step_vectors), CHUNK_STEPS):
-            kept = self._replay(vectors, step_vectors[start : start + CHUNK_STEPS], seed, start)
-            for index, layout in enumerate(self._layouts):
-                counts[index] += _count(kept, layout)
-        return counts
+    def _mean_delta(self, name: str) -> NDArray[np.float64]:
+        index = self._touches.index(name)
+        steps = self._step_weight / self._weight if self._weight else 1.0
+        if self.settings.entries == "plain":
+            return self._sums[name] * steps / (self._weight or np.inf)
+        touched = self._divisors[index]
+        least = self._weight / self.settings.cap if self.settings.entries == "by-steps" else 0.0
+        # Divided by infinity, an entry that nobody trained keeps its value.
+        divisor = np.where(touched > 0, np.maximum(touched, least), np.inf)
+        return self._sums[name] * steps / self._touches.spread(divisor, index)
 
-    def _replay(
-        self, vectors: Sequence[DropoutVector], step_vectors: Sequence[int], seed: int, first_step: int
-    ) -> NDArray[np.float32]:
-        """Matrix [steps, 1 + channels of all groups]: 1 where the step kept the channel."""
-        kept = np.zeros((len(step_vectors), int(self._starts[-1])), dtype=np.float32)
-        kept[:, 0] = 1
-        for row, index in enumerate(step_vectors):
-            vector = vectors[index]
-            if vector == self._full:
-                kept[row] = 1
-                continue
-            subnet = self._draw(self._plan, vector, seed, first_step + row)
-            for start, channels in zip(self._starts, subnet.kept, strict=False):
-                kept[row, start + channels] = 1
-        return kept
+    def _own_weight(self, num_samples: int, num_data: int | None) -> float:
+        if self.settings.weighting == "equal":
+            return 1.0
+        if self.settings.weighting == "data" and num_data is not None:
+            return float(num_data)
+        return float(num_samples)
 
-
-def _lay_out(axes: tuple[tuple[Segment, ...], ...], starts: NDArray[np.intp]) -> _Layout:
-    """Blocks of a tensor, from the segments of its axes."""
-    shrinking: list[_Axis] = []
-    shape: list[int] = []
-    for segments in axes:
-        if all(segment.group is None for segment in segments):
-            shape.append(1)
-            continue
-        columns: list[int] = []
-        lengths: list[int] = []
-        for segment in segments:
-            if segment.group is None:
-                columns.append(0)
-                lengths.append(segment.num_channels * segment.repeat)
-            else:
-                columns.extend(range(starts[segment.group], starts[segment.group] + segment.num_channels))
-                lengths.extend([segment.repeat] * segment.num_channels)
-        plain = all(length == 1 for length in lengths)
-        shrinking.append(_Axis(np.array(columns), None if plain else np.array(lengths)))
-        shape.append(sum(lengths))
-    return _Layout(tuple(shrinking), tuple(shape))
+    def _count(
+        self,
+        delta: Mapping[str, Array],
+        vectors: Sequence[DropoutVector],
+        step_vectors: Sequence[int],
+        draw: Draw,
+    ) -> list[Counts] | None:
+        """How many mini-batches touched each block; None where it does not matter."""
+        if self.settings.entries == "plain":
+            return None
+        is_present = None
+        if self._class_names:
+            rows = [delta[name].reshape(len(delta[name]), -1).any(axis=1) for name in self._class_names]
+            is_present = np.logical_or.reduce(rows)
+        return self._touches.count(draw, vectors, step_vectors, is_present)
 
 
-def _counts_shape(layout: _Layout) -> tuple[int, ...]:
-    return tuple(len(axis.columns) for axis in layout.axes)
-
-
-def _count(kept: NDArray[np.float32], layout: _Layout) -> NDArray[np.floating]:
-    """Steps that kept every block: sums of 0 and 1, exact in float32 for a chunk of steps."""
-    if not layout.axes:
-        return np.float32(len(kept)).reshape(())
-    # [steps, blocks of all axes but the last] x [steps, blocks of the last]
-    joint = kept[:, layout.axes[0].columns]
-    if len(layout.axes) == 1:
-        return joint.sum(axis=0)
-    for axis in layout.axes[1:-1]:
-        joint = (joint[:, :, None] * kept[:, None, axis.columns]).reshape(len(kept), -1)
-    return (joint.T @ kept[:, layout.axes[-1].columns]).reshape(_counts_shape(layout))
-
-
-def _spread(blocks: NDArray, layout: _Layout) -> NDArray:
-    """Blocks' values as an array that broadcasts against the tensor."""
-    for index, axis in enumerate(layout.axes):
-        if axis.lengths is not None:
-            blocks = np.repeat(blocks, axis.lengths, axis=index)
-    return blocks.reshape(layout.shape)
+def _random(plan: WidthPlan) -> DrawOf:
+    return lambda seed, round_number: make_draw(
+        SubnetSettings(), plan, seed=seed, round_number=round_number, weights=None
+    )
 
 
 def _check_delta(delta: Mapping[str, Array], base: Mapping[str, Array]) -> None:

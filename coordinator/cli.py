@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from coordinator.twins.compare_cli import compare_command
 from device_agent.cli import DEFAULT_BROKER, Broker, CaFile, CertFile, KeyFile, tls_files
 from device_agent.cli import app as agent_app
 from device_agent.logs import set_up_logs
@@ -42,7 +43,13 @@ app.add_typer(models_app, name="models")
 
 Devices = Annotated[int, typer.Option(min=1, max=256, help="Number of device agents.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Number of aggregations.")]
-Strategy = Annotated[str, typer.Option(help="How the fleet learns: distreal, full.")]
+Strategy = Annotated[
+    str,
+    typer.Option(
+        help="How the fleet learns: distreal, distreal-paper, full, drop, small, heterofl, fjord, fjord-kd, "
+        "fedrolex, feddrop, fiarse, uniform."
+    ),
+]
 Model = Annotated[str, typer.Option(help="Zoo name or ONNX file (see `edgetide models list`).")]
 Data = Annotated[str, typer.Option(help="Data set: name, idx, npz, CSV, image or WAV folder.")]
 Engine = Annotated[str, typer.Option(help="auto, torch, onnx, ort-training or numpy.")]
@@ -69,6 +76,9 @@ Rate = Annotated[
 Partition = Annotated[str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, owner.")]
 State = Annotated[Path | None, typer.Option(help="Folder that keeps the run.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new run instead of resuming.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="What `edgetide dse plan` recommends goes before other options.")
+]
 
 
 @app.command()
@@ -88,6 +98,7 @@ def up(
     optimizer: OptimizerName = "sgd",
     learning_rate: Rate = None,
     partition: Partition = "iid",
+    plan: PlanFile = None,
     state: State = None,
     fresh: Fresh = False,  # noqa: FBT002 - a flag
     leave: Annotated[bool, typer.Option("--exit", help="End when the run is finished.")] = False,  # noqa: FBT002
@@ -116,6 +127,7 @@ def up(
             optimizer=optimizer,
             learning_rate=learning_rate,
             partition=partition,
+            plan=plan,
             state=state or default_state("up"),
             fresh=fresh,
             exit_when_finished=leave,
@@ -136,6 +148,10 @@ def run_command(
     ] = "",
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "edgetide",
     devices: Annotated[int, typer.Option(min=1, help="Devices that must be online to begin a round.")] = 1,
+    devices_per_round: Annotated[
+        int | None,
+        typer.Option(min=1, help="Devices that get an order in a round, drawn anew; all if not given."),
+    ] = None,
     rounds: Rounds = 8,
     strategy: Strategy = "distreal",
     model: Model = "cnn-28",
@@ -149,6 +165,7 @@ def run_command(
     round_seconds: RoundSeconds = "60",
     optimizer: OptimizerName = "sgd",
     learning_rate: Rate = None,
+    plan: PlanFile = None,
     state: State = None,
     database: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL; a file in the state folder by default.")
@@ -161,30 +178,33 @@ def run_command(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Run the rounds of a fleet over a broker that is already there."""
+    from coordinator.planning.plan_file import plan_learning  # noqa: PLC0415
     from coordinator.runtime import CoordinatorConfig, run_coordinator  # noqa: PLC0415
     from coordinator.settings import LearningConfig, read_optimizer  # noqa: PLC0415
     from device_agent.wire.topics import check_id  # noqa: PLC0415
 
     set_up_logs()
+    learning = LearningConfig(
+        model=model,
+        data=data,
+        strategy=strategy,
+        table=table,
+        engine=engine,
+        seed=seed,
+        num_rounds=rounds,
+        passes=passes,
+        optimizer=read_optimizer(optimizer),
+        learning_rate=learning_rate,
+    )
     report = run_coordinator(
         CoordinatorConfig(
             broker=broker,
             tls=tls_files(ca, cert, key),
             broker_description=broker_description or broker.rpartition("@")[2],
             fleet=check_id(fleet, "fleet"),
-            learning=LearningConfig(
-                model=model,
-                data=data,
-                strategy=strategy,
-                table=table,
-                engine=engine,
-                seed=seed,
-                num_rounds=rounds,
-                passes=passes,
-                optimizer=read_optimizer(optimizer),
-                learning_rate=learning_rate,
-            ),
+            learning=learning if plan is None else plan_learning(learning, plan),
             min_devices=devices,
+            devices_per_round=devices_per_round,
             round_s=_round_seconds(round_seconds),
             host=host,
             port=port,
@@ -220,31 +240,74 @@ def sim_run(
         list[str] | None, typer.Option("--set", help="key=value, overrides the file.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the scenario's seed.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="What `edgetide dse plan` recommends for this scenario; before --set.")
+    ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Run a scenario on the virtual clock. The same seed gives the same result."""
+    from coordinator.planning.plan_file import plan_overrides  # noqa: PLC0415
     from coordinator.twins.sim_cli import run_scenario_command  # noqa: PLC0415
 
-    run_scenario_command(scenario, overrides or [], seed, as_json=as_json)
+    planned = [] if plan is None else plan_overrides(scenario, plan)
+    run_scenario_command(scenario, [*planned, *(overrides or [])], seed, as_json=as_json)
 
 
-@sim_app.command("compare")
-def sim_compare(
-    scenarios: Annotated[list[Path], typer.Argument(help="Scenario files (YAML).")],
-    strategies: Annotated[
-        list[str] | None, typer.Option("--strategy", help="Run each scenario with each of these.")
+sim_app.command("compare")(compare_command)
+
+
+@dse_app.command("plan")
+def dse_plan(
+    fleet: Annotated[Path, typer.Argument(help="Scenario file (YAML) of the fleet.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The plan file to write.", show_default="beside the scenario")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, overrides the files.")
+    budget_fraction: Annotated[
+        float, typer.Option(min=0.001, max=100.0, help="Training of all simulations over that of the run.")
+    ] = 0.15,
+    methods: Annotated[str, typer.Option(help="default, or all: with the published methods.")] = "default",
+    candidates: Annotated[
+        Path | None, typer.Option(help="YAML file of candidates: name: {key of a scenario: value, …}.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the scenarios' seeds.")] = None,
+    num_first: Annotated[int, typer.Option("--first", min=1, help="Candidates simulated at first.")] = 12,
+    min_rounds: Annotated[
+        int | None, typer.Option(min=1, help="Of the shortest simulation.", show_default="by the fleet")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Devices a round of a simulation.", show_default="by the budget")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the scenario's seed.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes at a time.", show_default="the cores")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Interactive plot to write.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Plot to write.")] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Run scenarios side by side and show their accuracy over virtual time."""
-    from coordinator.twins.sim_cli import compare_scenarios_command  # noqa: PLC0415
+    """Choose what a fleet should run: short simulations of it, measured on held-out training samples.
 
-    compare_scenarios_command(
-        scenarios, seed, as_json=as_json, overrides=overrides or [], strategies=strategies or []
+    The test part of the data is not used. The same command goes on after an interruption.
+    """
+    from coordinator.planning.plan_cli import plan_command  # noqa: PLC0415
+    from coordinator.planning.planned_fleet import PlanSettings  # noqa: PLC0415
+
+    settings = PlanSettings(
+        budget_fraction=budget_fraction,
+        devices_per_round=devices,
+        min_rounds=min_rounds,
+        num_first=num_first,
+        seed=seed,
+    )
+    plan_command(
+        fleet,
+        settings,
+        out=out,
+        candidates=candidates,
+        methods=methods,
+        num_workers=workers,
+        html=html,
+        png=png,
+        as_json=as_json,
     )
 
 

@@ -18,8 +18,8 @@ from models.weights import unpack
 MAX_FETCHES = 4
 """Updates of one device whose content is fetched at a time; it offers the others again."""
 
-Fold = Callable[[Update, Mapping[str, Array], int], None]
-"""Folds (update, its delta, staleness in versions) into the open round."""
+Fold = Callable[[Update, Mapping[str, Array], int, int], None]
+"""Folds (update, its delta, staleness in versions, samples the device has) into the open round."""
 
 
 @dataclass
@@ -109,7 +109,9 @@ class Intake:
         if key in self.settled or key in self.pending:
             return [Note("second content for one update dropped", envelope.sender)]
         # another model may have come while it was fetched
-        found = verdict(envelope, update, device, wanted) or self._refusal(envelope, update, content, wanted)
+        found = verdict(envelope, update, device, wanted) or self._refusal(
+            envelope, update, content, device, wanted
+        )
         if found is not None:
             return self._turn_away(envelope, update, device, wanted, *found)
         device.folded_orders.append(update.order)
@@ -123,14 +125,15 @@ class Intake:
         return [Note("update received", envelope.sender, details)]
 
     def _refusal(
-        self, envelope: Envelope, update: Update, content: bytes, wanted: Wanted
+        self, envelope: Envelope, update: Update, content: bytes, device: Device, wanted: Wanted
     ) -> tuple[str, str] | None:
         """Fold an update; (outcome, reason) if it cannot be trusted, and nothing was changed."""
         assert self._fold is not None
         try:
             check(envelope, update, wanted)
             delta = unpack(content, wanted.bundle.graph.parameters)
-            self._fold(update, delta, wanted.version - (envelope.base_version or 0))
+            num_data = wanted.num_data(device, update)
+            self._fold(update, delta, wanted.version - (envelope.base_version or 0), num_data)
         except EdgetideError as error:
             return "refused", str(error)
         return None

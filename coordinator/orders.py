@@ -6,7 +6,8 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, field
 
-from device_agent.wire.messages import BlobRef, Hello, Order
+from device_agent.effects import Note
+from device_agent.wire.messages import BlobRef, Hello, Order, RolledOut, Run
 
 MAX_BATCHES = 50_000
 """Of one order: its update names the vector of each mini-batch and has to fit into one message."""
@@ -23,7 +24,8 @@ class RunConfig:
         passes: passes over the local data per order. batch_size: samples per mini-batch.
         learning_rates: one per round, or empty for the bundle's.
         max_staleness: versions an update may be late and still count.
-        seed: draws the orders' seeds.
+        seed: draws the orders' seeds, and who gets an order.
+        devices_per_round: how many devices get an order in a round, drawn anew for each; None: all.
     """
 
     run: str
@@ -37,6 +39,7 @@ class RunConfig:
     seed: int
     learning_rates: tuple[float, ...] = ()
     max_staleness: int = 2
+    devices_per_round: int | None = None
 
 
 def order_seed(seed: int, round_number: int, device: str) -> int:
@@ -53,6 +56,7 @@ class Device:
         order: its order of the open round, None before it has one. answered: by update or decline.
         folded_orders: the latest orders that an update of its was folded for; one each counts.
         offered_policy: digest of the policy last sent to it in this life, and since it was last away.
+        table_due: rolled out since its order, and it has not said yet what became of it.
         most_batches: of an order to it so far; an update cannot have more.
     """
 
@@ -62,6 +66,7 @@ class Device:
     answered: bool = True
     folded_orders: deque[int] = field(default_factory=lambda: deque(maxlen=16))
     offered_policy: str = ""
+    table_due: BlobRef | None = None
     most_batches: int = 0
 
     def answer(self, order: int) -> None:
@@ -93,4 +98,25 @@ def make_order(
         deadline_s=deadline_s,
         seed=order_seed(config.seed, round_number, device.hello.device),
         learning_rate=rates[min(round_number, len(rates)) - 1] if rates else None,
+    )
+
+
+def settle_rollout(device_id: str, device: Device | None, body: RolledOut) -> Note:
+    """A device said what became of a policy or table."""
+    if device is not None and device.table_due is not None and device.table_due.digest == body.digest:
+        device.table_due = None
+    event = "rollout in force" if body.in_force else "rollout refused"
+    return Note(event, device_id, {"kind": body.kind, "digest": body.digest[:12], "reason": body.reason})
+
+
+def make_run(config: RunConfig, state: str, round_number: int, version: int, accuracy: float | None) -> Run:
+    """What the fleet is told of the run; a state between waiting and finished is training to it."""
+    return Run(
+        run=config.run,
+        strategy=config.strategy_name,
+        state=state if state in ("waiting", "finished") else "training",
+        round=min(round_number, config.num_rounds),
+        num_rounds=config.num_rounds,
+        model_version=version,
+        accuracy=accuracy,
     )

@@ -15,7 +15,7 @@ from firmware_profiles.errors import EdgetideError, UserError
 from firmware_profiles.policy import parse_policy
 from models.bundle import encode as encode_bundle
 from models.graph import digest as graph_digest
-from models.table import parse_table
+from models.table import dump_table, parse_table
 from models.weights import check_against, check_finite
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,12 @@ def roll_out(node: CoordinatorNode, learning: Learning, request: Request) -> str
     if request.kind == "table":
         table = parse_table(request.content, graph_digest(graph), plan)
         bundle = msgspec.structs.replace(core.bundle, table=table)
-        refs = node.blobs.put(encode_bundle(bundle)), node.blobs.put(request.content)
+        # As `dump_table` writes it, so that its digest is the one that `edgetide dse show` tells.
+        refs = node.blobs.put(encode_bundle(bundle)), node.blobs.put(dump_table(table).encode())
         node.perform(core.on_table_rollout(bundle, *refs))
-        num_vectors = len(table.entries)
         return (
-            f"table of {num_vectors} vectors sent to {online} devices; it takes effect at the next mini-batch"
+            f"table of {len(table.entries)} vectors sent to {online} devices; it takes effect at the next "
+            f"mini-batch (digest {refs[1].digest[:12]})"
         )
     if request.kind == "model":
         try:

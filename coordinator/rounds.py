@@ -17,10 +17,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.aggregate import Aggregator
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished
 from coordinator.intake import Intake
-from coordinator.orders import Device, RunConfig, make_order, num_batches
+from coordinator.orders import Device, RunConfig, make_order, make_run, num_batches, settle_rollout
 from coordinator.strategies.strategy import CoordinatorStrategy
 from coordinator.updates import Wanted, acknowledge
 from device_agent.effects import Announce, CancelTimer, Note, Send, SetTimer
@@ -31,7 +30,6 @@ from device_agent.wire.messages import (
     Hello,
     RolledOut,
     Rollout,
-    Run,
     Status,
     Update,
 )
@@ -59,6 +57,8 @@ class RoundsCore:
         boot_epoch: counts the coordinator's starts, so that orders after a restart are newer.
         sound_weights: of the newest version whose loss was found finite.
         oldest_base: updates of versions before it were trained on a model that has been replaced.
+        before: weights of the version before, None where another model took its place.
+        attempt: how often this round was repeated.
         patience: factor on the deadline; doubled when a round brings nothing, halved when one is committed.
     """
 
@@ -82,6 +82,8 @@ class RoundsCore:
     replaces_model: bool = False
     sound_weights: Mapping[str, Array] | None = None
     oldest_base: int = 0
+    before: Mapping[str, Array] | None = None
+    attempt: int = 0
     patience: int = 1
     policy_ref: BlobRef | None = None
 
@@ -124,6 +126,7 @@ class RoundsCore:
         device.hello = hello
         device.most_batches = max(device.most_batches, num_batches(self.config, hello))
         device.offered_policy = "" if rebooted else device.offered_policy
+        device.table_due = None if rebooted else device.table_due  # its order comes again, with the table
         effects: list[CoordinatorEffect] = []
         if joined or rebooted:
             effects.append(Note("device joined" if joined else "device restarted", device_id))
@@ -146,7 +149,7 @@ class RoundsCore:
         event = "device online" if status.online else "device offline"
         note = Note(event, device_id, {"reason": status.reason})
         if status.online:
-            return [note, *self._welcome(now_s, device_id, device)]
+            return [note, *self._welcome(now_s, device_id, device), *self._table_again(device_id, device)]
         device.offered_policy = ""  # what was sent while its link was dying may be lost
         return [note]
 
@@ -157,7 +160,7 @@ class RoundsCore:
             return []
         device.online = True
         note = Note("device online", device_id, {"reason": "it goes on speaking"})
-        return [note, *self._welcome(now_s, device_id, device)]
+        return [note, *self._welcome(now_s, device_id, device), *self._table_again(device_id, device)]
 
     def on_message(self, now_s: float, envelope: Envelope) -> list[CoordinatorEffect]:
         """A machine message from a device, already checked against its topic."""
@@ -167,8 +170,7 @@ class RoundsCore:
         if isinstance(body, Decline):
             return self._on_decline(now_s, envelope, body)
         if isinstance(body, RolledOut):
-            event = "rollout in force" if body.in_force else "rollout refused"
-            return [Note(event, envelope.sender, {"kind": body.kind, "reason": body.reason})]
+            return [settle_rollout(envelope.sender, self.devices.get(envelope.sender), body)]
         return [Note("message without a use for the coordinator dropped", envelope.sender)]
 
     def on_fetched(self, now_s: float, digest: str, content: bytes) -> list[CoordinatorEffect]:
@@ -189,6 +191,7 @@ class RoundsCore:
     def on_committed(self, now_s: float, weights_ref: BlobRef) -> list[CoordinatorEffect]:
         """The transaction is durable: the version counts, its updates may be acknowledged."""
         self.version += 1
+        self.before = None if self.replaces_model else self.weights
         self.weights, self.next_weights, self.weights_ref = self.next_weights, {}, weights_ref
         settled = self.intake.commit()
         acks: list[CoordinatorEffect] = [acknowledge(self.config.run, one) for one in settled]
@@ -201,7 +204,7 @@ class RoundsCore:
             self.oldest_base = self.version
         else:
             self.round += 1
-        self.patience = max(1, self.patience // 2)
+        self.attempt, self.patience = 0, max(1, self.patience // 2)
         self.replaces_model = False
         self.state = "waiting" if self.round <= self.config.num_rounds else "evaluating"
         effects: list[CoordinatorEffect] = [
@@ -235,6 +238,8 @@ class RoundsCore:
     ) -> list[CoordinatorEffect]:
         """A new table: later orders carry it in their bundle, running jobs take it at the next mini-batch."""
         self.bundle, self.bundle_ref = bundle, bundle_ref
+        for device in self.devices.values():
+            device.table_due = None if device.answered else table_ref
         return self._roll_out(Rollout(kind="table", content=table_ref))
 
     def on_policy_rollout(self, policy_ref: BlobRef) -> list[CoordinatorEffect]:
@@ -281,13 +286,13 @@ class RoundsCore:
         if self.state != "waiting" or len(online) < self.config.min_devices:
             return []
         self.state = "open"
-        aggregator = Aggregator(self.bundle.plan, self.weights)
+        aggregator = self.strategy.open(self.bundle, self.weights)
         fold = self.strategy.fold
         self.intake.open(aggregator, lambda *update: fold(aggregator, *update))
         self.closes_at_s = now_s + self.deadline_s + self.config.grace_s
         for device in self.devices.values():
             device.order, device.answered = None, True
-        chosen = self.strategy.plan(self.round, online)
+        chosen = self._plan(online)
         effects: list[CoordinatorEffect] = [self._announce(), SetTimer("close", self.closes_at_s - now_s)]
         effects.append(Note("round opened", details={"round": self.round, "devices": len(chosen)}))
         # what arrived while nothing was open waits in the devices' outboxes and is offered again
@@ -305,15 +310,30 @@ class RoundsCore:
         if device.order is not None:
             # It may have been lost on the way or with a reboot; an agent that has it ignores the repeat.
             return [] if device.answered else [self._order(device_id, left_s)]
-        if left_s < JOIN_FRACTION * self.deadline_s or not self.strategy.plan(self.round, [device.hello]):
+        if left_s < JOIN_FRACTION * self.deadline_s or not self._plan([device.hello]):
             return []
         return [self._order(device_id, left_s)]
+
+    def _table_again(self, device_id: str, device: Device) -> list[CoordinatorEffect]:
+        """What was rolled out while its link was dying may be lost: its job has the table of before."""
+        if device.table_due is None:
+            return []
+        body = Rollout(kind="table", content=device.table_due)
+        return [Send(to=device_id, body=body, run=self.config.run)]
+
+    def _plan(self, candidates: list[Hello]) -> list[str]:
+        """Ids of those that get an order, as far as places are left in this round."""
+        wanted, taken = self.config.devices_per_round, sum(d.order is not None for d in self.devices.values())
+        if wanted is not None and taken >= wanted:
+            return []
+        return self.strategy.plan(self.config, self.round, self.attempt, candidates)
 
     def _order(self, device_id: str, deadline_s: float) -> Send:
         device = self.devices[device_id]
         if device.order is None:
             self.num_orders += 1
             device.order, device.answered = (self.boot_epoch << 24) + self.num_orders, False
+            device.table_due = None
         return Send(
             to=device_id,
             body=make_order(self.config, self.round, device, self.bundle_ref, self.weights_ref, deadline_s),
@@ -335,7 +355,7 @@ class RoundsCore:
                 return []  # everybody declined: the deadline gives them time to recover
             return self._retry(now_s)
         self.state = "committing"
-        self.next_weights = self.strategy.finish(aggregator)
+        self.next_weights = self.strategy.finish(aggregator, self.before)
         self.intake.close()
         commit = Commit(
             version=self.version + 1,
@@ -347,7 +367,7 @@ class RoundsCore:
 
     def _retry(self, now_s: float) -> list[CoordinatorEffect]:
         self.state = "waiting"
-        self.patience = min(MAX_PATIENCE, self.patience * 2)
+        self.attempt, self.patience = self.attempt + 1, min(MAX_PATIENCE, self.patience * 2)
         details = {"round": self.round, "seconds": self.deadline_s}
         note = Note("round repeated with more time: no update came before the deadline", details=details)
         return [note, *self._open_if_enough(now_s)]
@@ -388,14 +408,4 @@ class RoundsCore:
         return self.devices.setdefault(device_id, Device())
 
     def _announce(self) -> Announce:
-        state = {"waiting": "waiting", "finished": "finished"}.get(self.state, "training")
-        run = Run(
-            run=self.config.run,
-            strategy=self.config.strategy_name,
-            state=state,
-            round=min(self.round, self.config.num_rounds),
-            num_rounds=self.config.num_rounds,
-            model_version=self.version,
-            accuracy=self.accuracy,
-        )
-        return Announce(run)
+        return Announce(make_run(self.config, self.state, self.round, self.version, self.accuracy))

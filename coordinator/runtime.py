@@ -33,7 +33,6 @@ from coordinator.rounds import RoundsCore
 from coordinator.run_state import DurableRun, make_report
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
 from coordinator.state_lock import locked
-from coordinator.strategies.names import STRATEGIES
 from device_agent.loop import Loop
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.mqtt import MqttBus
@@ -44,6 +43,7 @@ from models.engines.choose import make_engine, resolve_engine
 from models.engines.engine import Engine
 from models.export import GRAPH_FILE
 from models.graph import encode as encode_graph
+from models.subnet import Array
 from models.weights import pack
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class CoordinatorConfig:
         host, port: of the web page. state: folder. database: URL, or None for a file in `state`.
         fresh: begin a new run instead of resuming. exit_when_finished: end the process with the run.
         keep_finished: go on showing a run whose report is still there, instead of beginning the next.
+        devices_per_round: how many get an order in a round; None: all.
     """
 
     broker: str
@@ -81,6 +82,7 @@ class CoordinatorConfig:
     fresh: bool
     exit_when_finished: bool
     keep_finished: bool = False
+    devices_per_round: int | None = None
 
 
 def run_coordinator(config: CoordinatorConfig) -> dict[str, Any]:
@@ -229,6 +231,7 @@ def _core(
     deadline_s = config.round_s or deadline_on_one_machine(learning, config.min_devices, os.cpu_count() or 1)
     log.info("a round takes %.1f s", deadline_s)
     measured = [version.accuracy for version in database.curve(run) if version.accuracy is not None]
+    momentum = learning.method.averages.server_momentum
     return RoundsCore(
         config=RunConfig(
             run=run,
@@ -241,8 +244,9 @@ def _core(
             batch_size=config.learning.batch_size,
             seed=config.learning.seed,
             learning_rates=learning.learning_rates(),
+            devices_per_round=config.devices_per_round,
         ),
-        strategy=STRATEGIES[config.learning.strategy][1],
+        strategy=learning.strategy,
         bundle=learning.bundle,
         bundle_ref=blobs.put(encode_bundle(learning.bundle)),
         weights=weights,
@@ -251,6 +255,7 @@ def _core(
         version=latest.version if latest else 0,
         round=latest.round + 1 if latest else 1,
         oldest_base=_last_replacement(database.curve(run)),
+        before=_weights_before(database.curve(run), store) if momentum else None,
         accuracy=measured[-1] if measured else None,
         intake=Intake(
             {
@@ -265,6 +270,17 @@ def _last_replacement(curve: list[Version]) -> int:
     """The newest version that completed no round: a model that was rolled out, or the first."""
     replacements = [version.version for before, version in pairwise(curve) if version.round == before.round]
     return replacements[-1] if replacements else 0
+
+
+def _weights_before(curve: list[Version], store: ModelStore) -> dict[str, Array] | None:
+    """Weights of the version before the newest, which server momentum goes on from; None: it begins anew."""
+    if len(curve) < 2 or _last_replacement(curve) == curve[-1].version:
+        return None
+    try:
+        return store.get(curve[-2].digest).weights
+    except WorldError as error:
+        log.warning("server momentum begins anew: %s", error)
+        return None
 
 
 def _raise(error: Exception) -> None:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from coordinator.strategies.names import STRATEGIES
+from coordinator.method import loss_of, resolve_method
+from coordinator.strategies.presets import EVEN, PRESETS, Preset
+from coordinator.strategies.rounds_of_averages import averages_of
+from coordinator.strategies.strategy import CoordinatorStrategy
 from firmware_profiles.errors import UserError
 from firmware_profiles.strict import load_strict
 from models.bundle import Bundle, TrainingSettings
 from models.data.batches import shuffled_batches
 from models.data.dataset import DataSplit, load_data, match
 from models.engines.choose import make_engine, resolve_engine
+from models.factors import class_tensors
+from models.graph import ModelGraph
 from models.graph import digest as graph_digest
+from models.narrow import narrow
 from models.optim.optimizer import Optimizer
 from models.optim.schedules import learning_rate_at
 from models.optim.settings import OptimizerSettings
 from models.step import training_step
-from models.subnet import Array, full_subnet
+from models.subnet import Array, cut, full_subnet, ordered_subnet, uniform_vector
 from models.table import ParetoTable, find_fault, load_table, uniform_table
 from models.widths import plan_widths
 from models.zoo import ZOO, initial_weights, load_model, shipped_table
 
-FALLBACK_FRACTIONS = (0.25, 0.35, 0.5, 0.625, 0.75, 0.875, 1.0)
+FALLBACK_FRACTIONS = EVEN
 
 OPTIMIZERS = {
     "sgd": OptimizerSettings(weight_decay=1e-4, clip_norm=5.0, schedule="cosine"),
@@ -48,13 +58,16 @@ class LearningConfig:
 
     Attributes:
         model: zoo name or ONNX file. data: name or path.
-        strategy: key of STRATEGIES. table: file, or None for the shipped or a uniform one.
+        strategy: key of PRESETS. table: file, or None for the shipped or a uniform one.
         engine: the coordinator's own, which measures; devices have theirs.
         seed: of initial weights, data split and orders.
         num_rounds: aggregations. passes: over the local data per round.
         batch_size: of local training.
         optimizer: of local training; its schedule counts rounds.
         learning_rate: replaces the optimiser's if given.
+        base_width: keep fraction of every width group of the network that is learned; None: the strategy's.
+        levels: keep fractions of a uniform table; None: the strategy's. A table file goes before them.
+        subnets, averages: fields of the strategy's SubnetSettings and AverageSettings to be replaced.
     """
 
     model: str
@@ -68,6 +81,10 @@ class LearningConfig:
     batch_size: int = 32
     optimizer: OptimizerSettings = OPTIMIZERS["sgd"]
     learning_rate: float | None = None
+    base_width: float | None = None
+    levels: tuple[float, ...] | None = None
+    subnets: Mapping[str, Any] = field(default_factory=dict)
+    averages: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,12 +95,21 @@ class Learning:
         config: what was asked for.
         bundle: what devices get. weights: of version 0.
         data: train for calibration (and for devices that share it), test to measure on.
+        method: of the strategy, with what the config replaces.
+        whole: the network of width 1, of which the bundle's is `method.base_width`.
     """
 
     config: LearningConfig
     bundle: Bundle
     weights: dict[str, Array]
     data: DataSplit
+    method: Preset = PRESETS["distreal"]
+    whole: ModelGraph | None = None
+
+    @property
+    def strategy(self) -> CoordinatorStrategy:
+        """The coordinator half that averages as the method says."""
+        return averages_of(self.method.averages)
 
     @property
     def graph_digest(self) -> str:
@@ -104,34 +130,56 @@ def prepare_learning(config: LearningConfig) -> Learning:
             is not installed here.
     """
     resolve_engine(config.engine)
-    if config.strategy not in STRATEGIES:
-        raise UserError(f"strategy {config.strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}")
+    method = resolve_method(
+        config.strategy,
+        base_width=config.base_width,
+        levels=config.levels,
+        subnets=config.subnets,
+        averages=config.averages,
+    )
     _check_numbers(config)
     data = load_data(config.data, config.seed)
     # A network of the zoo is made to fit the data; a file is what it is.
     fit = (data.train.shape, data.train.num_classes) if config.model in ZOO else (None, None)
-    graph, weights = load_model(config.model, *fit)
-    data = match(data, graph.input_shape, graph.num_classes)
+    whole, given = load_model(config.model, *fit)
+    data = match(data, whole.input_shape, whole.num_classes)
+    graph = narrow(whole, method.base_width)
+    # A file's batch-norm statistics stay behind: they are measured anew for each version.
+    weights = initial_weights(graph, config.seed) if given is None else _first_channels(whole, given, method)
+    return Learning(config, _bundle(config, method, graph), weights, data, method, whole)
+
+
+def _bundle(config: LearningConfig, method: Preset, graph: ModelGraph) -> Bundle:
+    from models.gradients.build import build_artifacts  # noqa: PLC0415 - it imports onnx, as load_model does
+
+    if method.subnets.mask_absent_classes:
+        class_tensors(graph)
     plan = plan_widths(graph)
-    settings = TrainingSettings(batch_size=config.batch_size, optimizer=_optimizer(config))
-    table = _table(config, graph_digest(graph)) or uniform_table(
-        graph, plan, config.batch_size, FALLBACK_FRACTIONS
+    table = _table(config, method, graph_digest(graph)) or uniform_table(
+        graph, plan, config.batch_size, method.levels or FALLBACK_FRACTIONS
     )
     if fault := find_fault(table, graph_digest(graph), plan):
         raise UserError(f"table {config.table or table.source}: {fault}")
-    from models.gradients.build import build_artifacts  # noqa: PLC0415 - it imports onnx, as load_model does
-
-    bundle = Bundle(
+    settings = TrainingSettings(
+        batch_size=config.batch_size,
+        loss=loss_of(method.subnets),
+        optimizer=_optimizer(config),
+        subnets=method.subnets,
+    )
+    return Bundle(
         graph=graph,
         plan=plan,
         table=table,
         settings=settings,
         artifacts=build_artifacts(graph, settings.loss),
     )
-    if weights is None:
-        weights = initial_weights(graph, config.seed)
-    # A file's batch-norm statistics stay behind: they are measured anew for each version.
-    return Learning(config, bundle, {name: weights[name] for name in graph.parameters}, data)
+
+
+def _first_channels(graph: ModelGraph, weights: Mapping[str, Array], method: Preset) -> dict[str, Array]:
+    """The weights of a file, as far as the narrower network has their channels."""
+    plan = plan_widths(graph)
+    parameters = {name: weights[name] for name in graph.parameters}
+    return cut(plan, parameters, ordered_subnet(plan, uniform_vector(plan, method.base_width)))
 
 
 def read_optimizer(text: str) -> OptimizerSettings:
@@ -167,9 +215,11 @@ def _check_numbers(config: LearningConfig) -> None:
             raise UserError(f"{name} is {value}: give {low:g} to {high:g}")
 
 
-def _table(config: LearningConfig, digest: str) -> ParetoTable | None:
+def _table(config: LearningConfig, method: Preset, digest: str) -> ParetoTable | None:
     if config.table is not None:
         return load_table(config.table)
+    if method.levels is not None:
+        return None
     table = shipped_table(config.model)
     return table if table is not None and table.graph_digest == digest else None
 
@@ -179,13 +229,15 @@ def seconds_of_a_full_step(learning: Learning, num_steps: int = 4) -> float:
     bundle = learning.bundle
     engine = make_engine(learning.config.engine, bundle.graph, bundle.settings.loss, 1, bundle.artifacts)
     weights = {name: value.copy() for name, value in learning.weights.items()}
+    logits = np.zeros((bundle.settings.batch_size, bundle.graph.num_classes), np.float32)
     optimizer, subnet = Optimizer(bundle.settings.optimizer), full_subnet(bundle.plan)
     stream = shuffled_batches(len(learning.data.train), bundle.settings.batch_size, learning.config.seed)
     seconds = []
     for _ in range(num_steps):
         inputs, labels = learning.data.train.batch(next(stream))
         began_s = time.process_time()
-        training_step(engine, bundle.plan, weights, optimizer, subnet, inputs, {"labels": labels})
+        targets: dict[str, NDArray] = {"labels": labels, "teacher_logits": logits[: len(labels)]}
+        training_step(engine, bundle.plan, weights, optimizer, subnet, inputs, targets)
         seconds.append(time.process_time() - began_s)
     return min(seconds)
 

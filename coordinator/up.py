@@ -54,6 +54,7 @@ class UpConfig:
     optimizer: str
     learning_rate: float | None
     partition: str
+    plan: Path | None
     state: Path
     fresh: bool
     exit_when_finished: bool
@@ -121,6 +122,7 @@ def _start_coordinator(
     }
     argv = ["coordinator", "run", *_flat(options)]
     argv += ["--keep-finished", *(["--table", str(config.table)] if config.table else [])]
+    argv += [] if config.plan is None else ["--plan", str(config.plan)]
     if config.learning_rate is not None:
         argv += ["--learning-rate", str(config.learning_rate)]
     # A restart after a crash must resume, so the old run is moved aside here, once.

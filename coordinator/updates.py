@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from coordinator.effects import Settled
-from coordinator.orders import Device
+from coordinator.orders import MAX_BATCHES, Device
 from device_agent.effects import Send
 from device_agent.wire.messages import Ack, Envelope, Update
 from firmware_profiles.errors import PeerError
@@ -45,6 +45,11 @@ class Wanted:
         parameters = self.bundle.graph.parameters
         return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
 
+    def num_data(self, device: Device, update: Update) -> int:
+        """Samples that a device has, as many as an order's mini-batches could hold at most."""
+        claimed = update.num_samples if device.hello is None else device.hello.num_samples
+        return max(1, min(claimed, MAX_BATCHES * self.batch_size))
+
 
 def key_of(envelope: Envelope) -> Key:
     """What names the message for ever."""
@@ -64,6 +69,11 @@ def verdict(envelope: Envelope, update: Update, device: Device, wanted: Wanted) 
         (base_version < 0, "refused", "it does not say which version it builds on"),
         (base_version < wanted.oldest_base, "expired", "another model was put in force"),
         (staleness > most_late, "expired", f"{staleness} versions late, at most {most_late} count"),
+        (
+            staleness > 0 and wanted.bundle.settings.subnets.draw == "importance",
+            "expired",
+            f"its channels were chosen by the weights of version {base_version}, which are gone",
+        ),
         (
             num_bytes > wanted.max_delta_bytes,
             "refused",

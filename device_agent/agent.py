@@ -88,9 +88,11 @@ class AgentCore:
     Attributes:
         hello: who this device is; the driver replaces it when policy or data change.
         state: idle, fetching, training, paused or reporting.
+        telemetry_s: seconds between two telemetry messages.
     """
 
     hello: Hello
+    telemetry_s: float = TELEMETRY_S
     state: str = "idle"
     reason: str = ""
     run: str | None = None
@@ -104,7 +106,7 @@ class AgentCore:
 
     def on_start(self) -> list[Effect]:
         """The driver is ready."""
-        return [*self.on_connected(), SetTimer("telemetry", TELEMETRY_S)]
+        return [*self.on_connected(), SetTimer("telemetry", self.telemetry_s)]
 
     def on_connected(self) -> list[Effect]:
         """The bus is (again) connected: retained messages may be gone and the will may have been sent."""
@@ -189,7 +191,8 @@ class AgentCore:
         if in_hand is None:
             return []
         if not result.step_vectors:
-            return self._decline(self.reason or "no mini-batch could be trained before the deadline")
+            reason = result.reason or self.reason
+            return self._decline(reason or "no mini-batch could be trained before the deadline")
         self.state, self.reason = "reporting", ""
         update = Update(
             order=in_hand.order.order,
@@ -241,7 +244,7 @@ class AgentCore:
             return []
         return [
             Announce(self._telemetry(snapshot, cpu_share_fraction, outbox_messages)),
-            SetTimer("telemetry", TELEMETRY_S),
+            SetTimer("telemetry", self.telemetry_s),
         ]
 
     # ------------------------------------------------------------ how it answers

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from device_agent.bench_cli import bench
 from device_agent.logs import set_up_logs
 from device_agent.profile_cli import profile
 from device_agent.wire.mqtt_options import TlsFiles
@@ -32,6 +33,7 @@ app = typer.Typer(
     help="The agent on a device: senses, chooses, trains, reports.",
 )
 app.command("profile")(profile)
+app.command("bench")(bench)
 
 
 def tls_files(ca: Path | None, cert: Path | None, key: Path | None) -> TlsFiles | None:

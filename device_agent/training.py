@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 
-from device_agent.strategies.strategy import CoreSeconds, DeviceStrategy
+import msgspec
+import numpy as np
+
+from device_agent.strategies.strategy import CoreSeconds, DeviceStrategy, Moment, OrderStart
 from firmware_profiles.errors import WorldError
 from firmware_profiles.resources import Budget, Pause
 from models.bundle import Bundle
 from models.data.batches import shuffled_batches
 from models.data.dataset import Dataset
+from models.draws import make_draw
 from models.engines.engine import Engine
+from models.micro_batches import MicroBatches
 from models.optim.optimizer import Optimizer
 from models.optim.schedules import learning_rate_at
 from models.optim.state import OptimizerState
-from models.step import training_step
-from models.subnet import Array, DropoutVector, sample
+from models.sub_step import SubStep
+from models.subnet import Array, DropoutVector
 from models.table import ParetoTable
 
 
@@ -37,6 +42,7 @@ class TrainingJob:
         learning_rate: of the whole order; None: that of its round by the bundle's schedule.
         state: of the optimiser, to go on from; taken over. None: it begins anew.
         strategy: the device half.
+        is_first: nothing was trained here with this bundle yet.
     """
 
     order: int
@@ -48,6 +54,7 @@ class TrainingJob:
     strategy: DeviceStrategy
     learning_rate: float | None = None
     state: OptimizerState | None = None
+    is_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +63,9 @@ class StepCost:
 
     Attributes:
         vector: kept channels of each width group.
-        macs: training MACs. full_macs: those the full network would have taken.
+        macs: training MACs, a teacher's included. full_macs: those the full network would have taken.
         num_samples: samples in the mini-batch. loss_sum: summed over them.
+        num_parts: in which it was computed, one after the other.
     """
 
     vector: DropoutVector
@@ -65,11 +73,17 @@ class StepCost:
     full_macs: int
     num_samples: int
     loss_sum: float
+    num_parts: int = 1
 
 
 @dataclass(kw_only=True)
 class TrainingResult:
-    """What a job learned. `delta` is weights after minus weights before; empty if nothing was trained."""
+    """What a job learned.
+
+    Attributes:
+        delta: weights after minus weights before; empty if nothing was trained.
+        reason: why what was trained is not reported, "" else.
+    """
 
     num_samples: int = 0
     vectors: list[DropoutVector] = field(default_factory=list)
@@ -77,6 +91,7 @@ class TrainingResult:
     delta: dict[str, Array] = field(default_factory=dict)
     macs: int = 0
     loss_sum: float = 0.0
+    reason: str = ""
 
 
 Yielded = StepCost | Pause | None
@@ -111,53 +126,97 @@ def train(
             when they blew up: a state that led there is no use to the next order.
 
     Raises:
-        UserError: the bundle's schedule lacks a number, and the order has no learning rate.
+        UserError: the bundle's schedule lacks a number, and the order has no learning rate; or absent
+            classes are to be masked in a network that does not end in a Gemm.
         WorldError: loss or gradients are no longer finite.
     """
     settings = job.bundle.settings
-    plan = job.bundle.plan
     rate = job.learning_rate
     if rate is None:
         rate = learning_rate_at(settings.optimizer, max(0, job.round - 1))
     weights = {name: value.copy() for name, value in job.weights.items()}
     optimizer = Optimizer(settings.optimizer, learning_rate=rate, state=job.state)
     stream = shuffled_batches(len(data), settings.batch_size, job.seed)
+    sub_step = _sub_step(job, data, engine)
+    choose = job.strategy.begin(
+        OrderStart(settings=settings.subnets, round_number=job.round, seed=job.seed, is_first=job.is_first)
+    )
     result = TrainingResult()
     index_of: dict[DropoutVector, int] = {}
 
     budget = yield None
     while budget is not None and len(result.step_vectors) < job.num_batches:
-        entry = job.strategy.choose(table(), budget, num_cores, core_seconds)
-        if isinstance(entry, Pause):
-            budget = yield entry
+        done = len(result.step_vectors)
+        moment = Moment(
+            table=sub_step.parts.table(table()) if sub_step.parts else table(),
+            budget=budget,
+            step=done,
+            num_cores=num_cores,
+            core_seconds=_with_teacher(core_seconds, sub_step),
+        )
+        chosen = choose(moment)
+        if isinstance(chosen, Pause):
+            budget = yield chosen
             continue
+        entry, largest = chosen
         inputs, labels = data.batch(next(stream))
-        subnet = sample(plan, entry.vector, job.seed, len(result.step_vectors))
-        step = training_step(engine, plan, weights, optimizer, subnet, inputs, {"labels": labels})
+        part_size = sub_step.parts.size(entry.vector, budget.memory_bytes) if sub_step.parts else len(inputs)
+        step = sub_step.run(
+            weights, optimizer, (entry.vector, largest.vector), done, inputs, labels, part_size
+        )
         if not step.applied:
             if keep_state is not None:
                 keep_state(None)
             raise WorldError(
                 f"order {job.order}: loss or gradients are no longer finite (loss {step.loss}) "
-                f"after {len(result.step_vectors)} mini-batches; lower the learning rate"
+                f"after {done} mini-batches; lower the learning rate"
             )
         if entry.vector not in index_of:
             index_of[entry.vector] = len(result.vectors)
             result.vectors.append(entry.vector)
         result.step_vectors.append(index_of[entry.vector])
-        macs = entry.macs * step.num_samples
+        macs = (entry.macs + sub_step.teacher_macs(largest.vector)) * step.num_samples
         result.num_samples += step.num_samples
         result.macs += macs
         result.loss_sum += step.loss * step.num_samples
         budget = yield StepCost(
             vector=entry.vector,
             macs=macs,
-            full_macs=table().entries[-1].macs * step.num_samples,
+            full_macs=moment.table.entries[-1].macs * step.num_samples,
             num_samples=step.num_samples,
             loss_sum=step.loss * step.num_samples,
+            num_parts=-(-step.num_samples // part_size),
         )
-    if result.step_vectors:
+    done = len(result.step_vectors)
+    if 0 < done < job.num_batches and not settings.subnets.partial_work:
+        return TrainingResult(
+            reason=f"{done} of {job.num_batches} mini-batches were done in time, and a part does not count"
+        )
+    if done:
         if keep_state is not None:
             keep_state(optimizer.state)
         result.delta = {name: value - job.weights[name] for name, value in weights.items()}
+        sub_step.silence_absent(result.delta)
     return result
+
+
+def _sub_step(job: TrainingJob, data: Dataset, engine: Engine) -> SubStep:
+    bundle = job.bundle
+    draw = make_draw(
+        bundle.settings.subnets, bundle.plan, seed=job.seed, round_number=job.round, weights=job.weights
+    )
+    settings = bundle.settings
+    parts = None
+    if settings.subnets.micro_batch:
+        parts = MicroBatches(bundle.graph, bundle.plan, settings.batch_size, settings.subnets.micro_batch)
+    class_counts = np.bincount(data.labels, minlength=bundle.graph.num_classes)
+    return SubStep(engine, bundle.graph, bundle.plan, settings.subnets, draw, class_counts, parts)
+
+
+def _with_teacher(core_seconds: CoreSeconds, sub_step: SubStep) -> CoreSeconds:
+    """Seconds of an entry's mini-batch, those of a teacher of its own width included."""
+    if not sub_step.settings.self_distillation:
+        return core_seconds
+    return lambda entry: core_seconds(
+        msgspec.structs.replace(entry, macs=entry.macs + sub_step.teacher_macs(entry.vector))
+    )

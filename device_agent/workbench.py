@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from numpy.typing import NDArray
 
 from device_agent.agent import JobRequest
@@ -43,6 +44,7 @@ class _Prepared:
     times: StepTimes
     extra_bytes: int
     is_cold: bool = True
+    num_steps: int = 0
 
 
 class Workbench:
@@ -55,6 +57,9 @@ class Workbench:
         engine: makes the engine of a bundle.
         num_threads: of the engine.
         store: keeps the optimiser's state between orders; in memory by default.
+        decode: reads a bundle; twins of one process share what it makes.
+        speed: seconds of one core per training MAC, and besides per mini-batch, where they are known; else
+            the first mini-batch is an experiment.
 
     Attributes:
         table: in force instead of the bundle's, None after a new order.
@@ -71,12 +76,15 @@ class Workbench:
         engine: Callable[[Bundle], Engine],
         num_threads: int,
         store: OptimizerStore | None = None,
+        decode: Callable[[bytes], Bundle] = decode_bundle,
+        speed: tuple[float, float] | None = None,
     ) -> None:
         self.profile, self.policy = profile, policy
         self.table: ParetoTable | None = None
         self.share: float | None = None
         self._data, self._snapshot = data, snapshot
         self._engine, self._num_threads = engine, num_threads
+        self._decode, self._speed = decode, speed
         self._store = store or MemoryStore()
         self._prepared: _Prepared | None = None
         self._idle_bytes = 0  # resident with the engine loaded, before the first training
@@ -96,6 +104,7 @@ class Workbench:
                 raise PeerError("a table cannot be used before the first order: there is no model yet")
             graph, plan = prepared.bundle.graph, prepared.bundle.plan
             self.table = parse_table(content, graph_digest(graph), plan)
+            prepared.times.take(self.table)
         else:
             raise PeerError(f"{kind!r} cannot be rolled out to a device: policy and table can")
 
@@ -154,6 +163,7 @@ class Workbench:
             strategy=strategy,
             learning_rate=order.learning_rate,
             state=self._kept_state(belongs, bundle) if keeps_state else None,
+            is_first=prepared.num_steps == 0 and self._speed is None,
         )
         steps = train(
             job,
@@ -168,6 +178,8 @@ class Workbench:
         def tell(news: StepCost | Pause) -> None:
             if isinstance(news, Pause):
                 self.share = None
+            else:
+                prepared.num_steps += 1
             report(news)
 
         return pace(
@@ -175,7 +187,9 @@ class Workbench:
             num_batches=order.num_batches,
             deadline_at_s=request.in_hand.deadline_at_s,
             grant=lambda task: self._grant(task, num_cores),
-            observe=lambda cost, core_s: prepared.times.observe(cost.macs // cost.num_samples, core_s),
+            observe=lambda cost, core_s: prepared.times.observe(
+                cost.macs // cost.num_samples, core_s, cost.vector
+            ),
             report=tell,
             num_cores=num_cores,
             clock=clock,
@@ -197,7 +211,7 @@ class Workbench:
         old = self._prepared
         if old is not None and old.digest == digest:
             return old
-        bundle = decode_bundle(content)
+        bundle = self._decode(content)
         keeps_engine = (
             old is not None
             and old.bundle.graph == bundle.graph
@@ -211,7 +225,7 @@ class Workbench:
             digest=digest,
             bundle=bundle,
             engine=engine,
-            times=StepTimes(bundle.table),
+            times=StepTimes(bundle.table, self._speed),
             extra_bytes=extra_bytes(bundle.settings.optimizer, bundle.plan, bundle.graph.parameters),
         )
         return self._prepared
@@ -237,7 +251,8 @@ def _warm_up(prepared: _Prepared, weights: dict[str, Array], data: Dataset) -> N
     plan = prepared.bundle.plan
     inputs, labels = data.batch(slice(0, prepared.bundle.settings.batch_size))
     smallest = cut(plan, weights, sample(plan, prepared.bundle.table.entries[0].vector, 0, 0))
-    targets: dict[str, NDArray] = {"labels": labels}
+    logits = np.zeros((len(inputs), prepared.bundle.graph.num_classes), np.float32)
+    targets: dict[str, NDArray] = {"labels": labels, "teacher_logits": logits}
     prepared.engine.gradients(smallest, inputs, targets)
     prepared.is_cold = False
 

@@ -1,4 +1,4 @@
-"""The two objectives of the search: training MACs, and what a short training brings.
+"""The convergence objective of the search: what a short training brings.
 
 References:
     Rapp, Khalili, Pfeiffer and Henkel, "DISTREAL: Distributed resource-aware learning in heterogeneous
@@ -10,57 +10,34 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from dse.front import Measurement
+from dse.settings import SearchSettings
 from firmware_profiles.errors import UserError
 from models.calibrate import calibrate, evaluate
-from models.cost import cost
 from models.data.batches import shuffled_batches
 from models.data.dataset import Dataset
+from models.draws import make_draw
 from models.engines.engine import Engine
 from models.graph import ModelGraph
 from models.optim.optimizer import Optimizer
-from models.optim.settings import OptimizerSettings
 from models.step import training_step
-from models.subnet import Array, DropoutVector, full_vector, sample
+from models.subnet import Array, DropoutVector
+from models.subnet_settings import SubnetSettings
 from models.widths import WidthPlan
+
+if TYPE_CHECKING:
+    from dse.warm import WarmStart
 
 _EVALUATION_BATCH = 250
 _NUM_CALIBRATION = 500
-_Count = Annotated[int, Meta(ge=1, le=10**7)]
-
-
-class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How vectors are measured; a study resumes only with the same ones.
-
-    Attributes:
-        warm_steps: mini-batches of full training before, which all measurements share.
-        num_steps: mini-batches each device of the round trains.
-        num_devices: devices of the round, each with batches and sub-networks of its own.
-        num_repeats: independent warm starts, a round from each; the gain is the mean over them.
-        num_held_out: training samples set aside to measure accuracy; the test part is never used.
-        batch_size: samples of a mini-batch.
-        optimizer: as devices will train.
-        seed: decides held-out samples, batches and sub-networks.
-    """
-
-    warm_steps: _Count = 60
-    num_steps: _Count = 40
-    num_devices: _Count = 4
-    num_repeats: _Count = 2
-    num_held_out: _Count = 1500
-    batch_size: _Count = 32
-    optimizer: OptimizerSettings = OptimizerSettings(clip_norm=5.0)
-    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +65,6 @@ class Bench:
     settings: SearchSettings
 
 
-@dataclass(frozen=True, eq=False)
-class WarmStart:
-    """A network that has learned a little, and its held-out accuracy (a fraction)."""
-
-    weights: Mapping[str, Array]
-    accuracy: float
-    seed: int
-
-
 def make_bench(
     graph: ModelGraph,
     plan: WidthPlan,
@@ -121,27 +89,17 @@ def make_bench(
     return Bench(graph, plan, engine, initial, train.take(order[:num_left]), inputs, labels, settings)
 
 
-def warm_up(bench: Bench, repeat: int) -> WarmStart:
-    """Train the full network for `warm_steps` from its initial weights."""
-    settings = bench.settings
-    seed = (settings.seed * 1000 + repeat) * 1000
-    weights = _train(bench, bench.initial, full_vector(bench.plan), settings.warm_steps, seed)
-    return WarmStart(weights, held_out_accuracy(bench, weights), seed)
-
-
-def measure(bench: Bench, starts: Sequence[WarmStart], vector: DropoutVector) -> Measurement:
-    """Train one round with one vector from each warm start.
+def gain(bench: Bench, start: WarmStart, vector: DropoutVector) -> float:
+    """Held-out accuracy that one round with a vector gains from one warm start, a fraction.
 
     All vectors see the same mini-batches and channel draws, so that they differ by the vector alone.
 
     Args:
         bench: what is measured on.
-        starts: warm starts, one or more.
+        start: a warm start.
         vector: kept channels of each width group.
     """
-    gains = [held_out_accuracy(bench, _round(bench, start, vector)) - start.accuracy for start in starts]
-    macs = cost(bench.graph, bench.plan, vector, bench.settings.batch_size).macs_training
-    return Measurement(vector, macs, float(np.mean(gains)))
+    return held_out_accuracy(bench, _round(bench, start, vector)) - start.accuracy
 
 
 def held_out_accuracy(bench: Bench, weights: Mapping[str, Array]) -> float:
@@ -159,27 +117,71 @@ def held_out_accuracy(bench: Bench, weights: Mapping[str, Array]) -> float:
     return counted.num_correct / counted.num_samples
 
 
+def train(
+    bench: Bench,
+    start: Mapping[str, Array],
+    vector: DropoutVector,
+    marks: Sequence[int],
+    seed: int,
+    *,
+    round_number: int = 1,
+    num_averaged: int = 1,
+) -> list[dict[str, Array]]:
+    """Train a copy of `start` with a sub-network for every mini-batch.
+
+    Args:
+        bench: what is trained on.
+        start: weights to begin with.
+        vector: kept channels of each width group.
+        marks: numbers of mini-batches, rising.
+        seed: decides mini-batches and channels.
+        round_number: which round of a fleet it would be, 1 or more; a rolling draw goes by it.
+        num_averaged: mini-batches before a mark over which weights are averaged.
+
+    Returns:
+        The weights at each of the marks.
+    """
+    weights = {name: values.copy() for name, values in start.items() if name in bench.graph.parameters}
+    optimizer = Optimizer(bench.settings.optimizer)
+    draw = make_draw(
+        SubnetSettings(draw=bench.settings.draw),
+        bench.plan,
+        seed=seed,
+        round_number=round_number,
+        weights=weights,
+    )
+    totals: list[dict[str, Array]] = [
+        {name: np.zeros_like(values) for name, values in weights.items()} for _ in marks
+    ]
+    batches = shuffled_batches(len(bench.data), bench.settings.batch_size, seed)
+    for step, indices in enumerate(islice(batches, marks[-1])):
+        inputs, labels = bench.data.batch(indices)
+        subnet = draw(vector, step)
+        training_step(bench.engine, bench.plan, weights, optimizer, subnet, inputs, {"labels": labels})
+        for mark, total in zip(marks, totals, strict=True):
+            if mark - num_averaged <= step < mark:
+                for name, values in weights.items():
+                    total[name] += values
+    for mark, total in zip(marks, totals, strict=True):
+        for values in total.values():
+            values /= np.float32(min(num_averaged, mark))
+    return totals
+
+
+def seed_of(*about: object) -> int:
+    """A seed of its own for each thing that is drawn, 0 <= seed < 2**63."""
+    return int.from_bytes(hashlib.blake2b(repr(about).encode(), digest_size=8).digest(), "big") >> 1
+
+
 def _round(bench: Bench, start: WarmStart, vector: DropoutVector) -> dict[str, Array]:
     """Weights after one round: each device trains a copy of the warm start, then all are averaged."""
     settings = bench.settings
+    round_number = 1 + settings.stages[start.stage] // settings.num_steps
     total: dict[str, Array] = {}
-    for device in range(1, settings.num_devices + 1):
-        trained = _train(bench, start.weights, vector, settings.num_steps, start.seed + device)
+    for device in range(settings.num_devices):
+        seed = seed_of(settings.seed, start.repeat, start.stage, device)
+        (trained,) = train(bench, start.weights, vector, (settings.num_steps,), seed, round_number=round_number)
         for name, values in trained.items():
             total[name] = total[name] + values if name in total else values
     share = np.float32(1 / settings.num_devices)
     return {name: (values * share).astype(np.float32, copy=False) for name, values in total.items()}
-
-
-def _train(
-    bench: Bench, start: Mapping[str, Array], vector: DropoutVector, num_steps: int, seed: int
-) -> dict[str, Array]:
-    """Train a copy of `start` with sub-networks drawn anew for every mini-batch."""
-    weights = {name: values.copy() for name, values in start.items() if name in bench.graph.parameters}
-    optimizer = Optimizer(bench.settings.optimizer)
-    batches = shuffled_batches(len(bench.data), bench.settings.batch_size, seed)
-    for step, indices in enumerate(islice(batches, num_steps)):
-        inputs, labels = bench.data.batch(indices)
-        subnet = sample(bench.plan, vector, seed, step)
-        training_step(bench.engine, bench.plan, weights, optimizer, subnet, inputs, {"labels": labels})
-    return weights

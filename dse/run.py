@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dse.front import Measurement, pareto_layers, table_entries
-from dse.objectives import Bench, SearchSettings, WarmStart, make_bench, measure, warm_up
-from dse.search import measurements, open_study, quiet, search
+import optuna
+from optuna.trial import TrialState
+
+from dse.anew import NUM_FRESH, candidates, measure_units, measured_anew, open_units
+from dse.costs import describe
+from dse.front import Measurement, table_entries
+from dse.search import search
+from dse.site import Run, Site, make_site
+from dse.study import finished, quiet
+from dse.worker import Task
+from dse.workers import Worker, give, started_workers
 from firmware_profiles.errors import UserError
-from models.cost import cost
-from models.data.dataset import DataSplit, match
-from models.engines.choose import make_engine
+from models.data.dataset import DataSplit
 from models.graph import ModelGraph
 from models.graph import digest as graph_digest
-from models.losses import LossSettings
-from models.subnet import Array, full_vector
+from models.subnet import Array
 from models.table import ParetoTable, dump_table
-from models.widths import plan_widths
 
 SOURCE_LIMIT = 1000
-NUM_LAYERS = 2
-"""Fronts that are measured a second time: what luck put on the first one may stand on the second."""
-
-NUM_FRESH = 4
-"""Warm starts of the second measurement."""
 
 OnPhase = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What to search and how long.
-
-    Attributes:
-        model: name or file, as the user gave it.
-        data: name or path, as the user gave it.
-        url: of the study's database.
-        name: of the study in it.
-        num_trials: completed trials the study shall have in the end.
-        engine: a name of `models.engines.choose.ENGINE_NAMES`.
-        settings: how vectors are measured.
-        command: what made the table, for its `source`.
-    """
-
-    model: str
-    data: str
-    url: str
-    name: str
-    num_trials: int
-    engine: str
-    settings: SearchSettings
-    command: str
+"""Told what goes on: name of the phase, what is done of it, and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +38,25 @@ class Outcome:
 
     Attributes:
         table: the Pareto table.
-        num_trials: completed trials of the study, those of earlier runs included.
+        num_trials: finished trials of the study, those of earlier runs and other workers included.
+        num_stopped: of them, given up before they were measured to the end.
+        num_parts: measurements that the others took, one for each stage and repeat.
+        num_parts_saved: measurements that those given up did not take.
         num_dropped: vectors measured a second time that are not in the table.
         wall_s: duration of this run.
+        phases_s: duration of each of its phases.
+        notes: what a reader of the table should know.
     """
 
     table: ParetoTable
     num_trials: int
+    num_stopped: int
+    num_parts: int
+    num_parts_saved: int
     num_dropped: int
     wall_s: float
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -83,81 +68,105 @@ def run(
 ) -> Outcome:
     """Search, measure the front anew, and make the table.
 
-    The search picks the luckiest measurements; what the table says is measured a second time, from other
-    warm starts with other mini-batches and draws, so that luck is not taken for progress.
-
     Args:
         plan_of_run: what to do.
         graph: the network.
         initial: its initial weights, float32.
         data: to search with; its test part is not used.
-        on_phase: told what goes on: name of the phase, what is done of it, and the total.
+        on_phase: told what goes on.
 
     Raises:
         UserError: data, study or settings cannot be used.
         KeyboardInterrupt: interrupted; the same command goes on.
     """
-    started_s = time.monotonic()
-    settings, plan = plan_of_run.settings, plan_widths(graph)
-    if not plan.groups:
-        raise UserError(f"{graph.name}: no layer of it can be narrowed, so there is nothing to search.")
-    data = match(data, graph.input_shape, graph.num_classes)
-    engine = make_engine(plan_of_run.engine, graph, LossSettings(), 1)
-    bench = make_bench(graph, plan, engine, initial, data.train, settings)
-    with quiet():
-        study = open_study(plan_of_run.url, plan_of_run.name, facts(plan_of_run, graph))
-        starts = _warm_starts(bench, range(settings.num_repeats), on_phase)
-        on_phase("search", len(measurements(study, plan)), plan_of_run.num_trials)
-        search(
-            study,
-            plan,
-            partial(measure, bench, starts),
-            plan_of_run.num_trials,
-            settings.seed,
-            lambda _measured, num_done: on_phase("search", num_done, plan_of_run.num_trials),
-        )
-        found = measurements(study, plan)
-    full = full_vector(plan)
-    candidates = [
-        one.vector for one in pareto_layers(found, NUM_LAYERS) if one.gain > 0 and one.vector != full
-    ]
-    starts = _warm_starts(bench, range(settings.num_repeats, settings.num_repeats + NUM_FRESH), on_phase)
-    fresh: list[Measurement] = []
-    for done, vector in enumerate([*candidates, full]):
-        on_phase("measure the front anew", done, len(candidates) + 1)
-        fresh.append(measure(bench, starts, vector))
-    on_phase("measure the front anew", len(fresh), len(fresh))
-    entries = table_entries(
-        fresh[:-1], fresh[-1], lambda vector: cost(graph, plan, vector, settings.batch_size).memory_bytes
-    )
-    table = ParetoTable(
-        model=graph.name,
-        graph_digest=graph_digest(graph),
-        batch_size=settings.batch_size,
-        entries=entries,
-        source=plan_of_run.command[:SOURCE_LIMIT],
-    )
+    clock = _Clock(on_phase)
+    site = make_site(plan_of_run, graph, initial, data)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet())
+        study = site.open_study()
+        workers = stack.enter_context(started_workers(plan_of_run)) if plan_of_run.num_workers > 1 else []
+        _warm_up("warm starts", site, workers, range(plan_of_run.settings.num_repeats), clock.on_phase)
+        _search(site, study, workers, clock.on_phase)
+        vectors = candidates(site, study)
+        first = plan_of_run.settings.num_repeats
+        _warm_up("fresh warm starts", site, workers, range(first, first + NUM_FRESH), clock.on_phase)
+        _measure_anew(site, study, workers, vectors, clock.on_phase)
+        *fresh, full = measured_anew(site, study, vectors)
+        trials = finished(study)
+    table = _to_table(site, fresh, full)
+    saved = [int(trial.user_attrs.get("parts_saved", 0)) for trial in trials]
+    num_again = sum("again" in trial.user_attrs for trial in trials)
+    num_all = (len(trials) - num_again) * len(plan_of_run.settings.stages) * plan_of_run.settings.num_repeats
     return Outcome(
         table=table,
-        num_trials=plan_of_run.num_trials,
-        num_dropped=len(fresh) - len(entries),
-        wall_s=time.monotonic() - started_s,
+        num_trials=len(trials),
+        num_stopped=sum(trial.state == TrialState.PRUNED for trial in trials),
+        num_parts=num_all - sum(saved),
+        num_parts_saved=sum(saved),
+        num_dropped=len(vectors) - len(table.entries),
+        wall_s=clock.total_s(),
+        phases_s=clock.end(),
+        notes=describe(plan_of_run.price),
     )
 
 
-def _warm_starts(bench: Bench, repeats: range, on_phase: OnPhase) -> list[WarmStart]:
-    starts = []
-    for repeat in repeats:
-        on_phase("warm starts", repeat - repeats.start, len(repeats))
-        starts.append(warm_up(bench, repeat))
-    return starts
+def _warm_up(phase: str, site: Site, workers: Sequence[Worker], repeats: range, on_phase: OnPhase) -> None:
+    """Fill the folder of warm starts, each worker its share; what is in it already costs nothing."""
+    total = len(repeats)
+    on_phase(phase, 0, total)
+    if workers:
+        shares = [tuple(repeats[index :: len(workers)]) for index in range(len(workers))]
+        give(workers, [Task(kind="warm", repeats=share) for share in shares if share], lambda: None)
+    else:
+        site.warm_starts(repeats, lambda num_done: on_phase(phase, num_done, total))
+    on_phase(phase, total, total)
 
 
-def facts(plan_of_run: Run, graph: ModelGraph) -> dict[str, str]:
-    """What measurements depend on: a study goes on only if all of it is the same."""
-    settings = plan_of_run.settings
-    named = {name: repr(getattr(settings, name)) for name in settings.__struct_fields__}
-    return {**named, "data": plan_of_run.data, "model": f"{graph.name} {graph_digest(graph)[:12]}"}
+def _search(site: Site, study: optuna.Study, workers: Sequence[Worker], on_phase: OnPhase) -> None:
+    total = site.run.num_trials
+    if workers:
+        give(
+            workers,
+            [Task(kind="search")] * len(workers),
+            lambda: on_phase("search", len(finished(study)), total),
+        )
+    else:
+        question = site.question(site.warm_starts(range(site.run.settings.num_repeats)))
+        search(study, question, site.run.options, lambda num_done: on_phase("search", num_done, total))
+
+
+def _measure_anew(
+    site: Site,
+    study: optuna.Study,
+    workers: Sequence[Worker],
+    vectors: Sequence[tuple[int, ...]],
+    on_phase: OnPhase,
+) -> None:
+    phase, total = "measure the front anew", len(vectors) * NUM_FRESH
+    units = open_units(study, site, vectors)
+    if workers and units:
+        size = -(-len(units) // len(workers))
+        shares = [tuple(units[start : start + size]) for start in range(0, len(units), size)]
+        give(
+            workers,
+            [Task(kind="anew", units=share) for share in shares],
+            lambda: on_phase(phase, total - len(open_units(study, site, vectors)), total),
+        )
+        units = open_units(study, site, vectors)  # what a lost worker left
+    num_before = total - len(units)
+    measure_units(site, study, units, lambda num_done: on_phase(phase, num_before + num_done, total))
+    on_phase(phase, total, total)
+
+
+def _to_table(site: Site, fresh: Sequence[Measurement], full: Measurement) -> ParetoTable:
+    objectives, pricing = site.run.settings.objectives, site.pricing
+    return ParetoTable(
+        model=site.graph.name,
+        graph_digest=graph_digest(site.graph),
+        batch_size=site.run.settings.batch_size,
+        entries=table_entries(fresh, full, objectives, lambda one: pricing(one.vector).core_seconds),
+        source=site.run.command[:SOURCE_LIMIT],
+    )
 
 
 def write_table(path: Path, table: ParetoTable) -> None:
@@ -173,3 +182,29 @@ def write_table(path: Path, table: ParetoTable) -> None:
         part.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}. Give another --out.") from error
+
+
+class _Clock:
+    """Passes phases on and times them."""
+
+    def __init__(self, on_phase: OnPhase) -> None:
+        self._on_phase = on_phase
+        self._started_s = self._since_s = time.monotonic()
+        self._phase: str | None = None
+        self._durations: dict[str, float] = {}
+
+    def on_phase(self, phase: str, num_done: int, total: int) -> None:
+        if phase != self._phase:
+            self.end()
+            self._phase = phase
+        self._on_phase(phase, num_done, total)
+
+    def end(self) -> dict[str, float]:
+        now_s = time.monotonic()
+        if self._phase is not None:
+            self._durations[self._phase] = self._durations.get(self._phase, 0.0) + now_s - self._since_s
+        self._since_s = now_s
+        return {phase: round(seconds, 3) for phase, seconds in self._durations.items()}
+
+    def total_s(self) -> float:
+        return time.monotonic() - self._started_s

@@ -1,155 +1,251 @@
-"""The search: Optuna's NSGA-II over the kept channels of each width group, asked and told.
-
-A study lives in a database by URL, so any number of processes can work on one, and one that was
-interrupted goes on where it was.
-
-References:
-    Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEVC 6(2), 2002.
-    Seeding the population with uniform vectors is a choice of ours: the front then starts where a
-    uniform rate for all layers would be.
-"""
+"""The search: vectors are asked for, measured part by part, and told, by any number of workers."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import optuna
-from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import FrozenTrial, TrialState
 
-from dse.front import Measurement
+from dse.costs import VectorCost
+from dse.front import MIN_GAIN_SHARE, as_point, to_reference
+from dse.hopeless import Record, is_hopeless, part_noise
+from dse.hypervolume import dominated_volume
+from dse.samplers import SamplerName, VectorSampler, search_space
+from dse.settings import Objective
+from dse.study import (
+    FINISHED,
+    fail_lost_trials,
+    heartbeat,
+    identity,
+    quiet,
+    to_measurement,
+    vector_of,
+)
 from firmware_profiles.errors import UserError
-from models.subnet import DropoutVector, full_vector, uniform_vector
+from models.subnet import DropoutVector, full_vector
 from models.widths import WidthPlan
 
-UNIFORM_FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-POPULATION = 24
-MIN_KEEP_FRACTION = 0.1
-_GAIN = "gain"
+__all__ = ["Progress", "Question", "SearchOptions", "quiet", "search"]
+
+MIN_GROWTH = 0.01
+"""Share by which the hypervolume must grow for a search not to have stalled."""
+
+_POLL_S = 0.5
+_ALIVE = (*FINISHED, TrialState.RUNNING)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna's log lines and its warnings about experimental parts to itself."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of every vector.
 
-
-def open_study(url: str, name: str, facts: Mapping[str, str]) -> optuna.Study:
-    """Create a study or go on with the one of that name.
-
-    Args:
-        url: of the database, such as `sqlite:///search.db`.
-        name: of the study in it.
-        facts: what measurements depend on; they must be those the study was begun with.
-
-    Raises:
-        UserError: the database cannot be used, or the study measures something else.
+    Attributes:
+        plan: the width groups.
+        objectives: what is traded off, progress last.
+        stages: names of the stages a gain is measured at.
+        num_repeats: measurements of each stage.
+        costs: of a vector.
+        measure: gain of one part, 0 <= part < stages x repeats: repeat by repeat, stage by stage.
+        checksum: digest of the warm starts.
     """
-    try:
-        study = optuna.create_study(
-            storage=url, study_name=name, directions=["minimize", "maximize"], load_if_exists=True
-        )
-        begun_with = study.user_attrs.get("facts")
-        if begun_with is None:
-            study.set_user_attr("facts", dict(facts))
-            return study
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"The study database {url} cannot be used: {reason}. Give a URL such as sqlite:///search.db."
-        ) from None
-    for key in sorted({*facts, *begun_with}):
-        if facts.get(key) != begun_with.get(key):
-            raise UserError(
-                f"Study '{name}' was begun with {key} {begun_with.get(key)}, this command says "
-                f"{facts.get(key)}. Give the same options, or another --name."
-            )
-    return study
+
+    plan: WidthPlan
+    objectives: tuple[Objective, ...]
+    stages: tuple[str, ...]
+    num_repeats: int
+    costs: Callable[[DropoutVector], VectorCost]
+    measure: Callable[[DropoutVector, int], float]
+    checksum: str = ""
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of a whole measurement."""
+        return len(self.stages) * self.num_repeats
 
 
-def measurements(study: optuna.Study, plan: WidthPlan) -> list[Measurement]:
-    """Everything the study has measured, by trial number, each vector once."""
-    found: dict[DropoutVector, Measurement] = {}
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        vector = tuple(int(trial.params[key]) for key in _keys(plan))
-        found.setdefault(vector, Measurement(vector, int(trial.values[0]), float(trial.values[1])))
-    return list(found.values())
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How long and how to search; workers of one study may differ in them.
+
+    Attributes:
+        num_trials: finished trials the study shall have, those of before and of others included.
+        seed: decides the vectors, 0 or more.
+        sampler: what makes them.
+        stops_hopeless: whether a vector is given up that would clearly end behind another.
+        until_stalled: end before `num_trials` once this many trials did not make the hypervolume grow by
+            `MIN_GROWTH`; None: never.
+    """
+
+    num_trials: int
+    seed: int
+    sampler: SamplerName = "nsga2"
+    stops_hopeless: bool = True
+    until_stalled: int | None = None
+
+
+Progress = Callable[[int], None]
+"""Told the number of finished trials of the study."""
 
 
 def search(
-    study: optuna.Study,
-    plan: WidthPlan,
-    measure: Callable[[DropoutVector], Measurement],
-    num_trials: int,
-    seed: int,
-    on_trial: Callable[[Measurement, int], None] = lambda _measured, _num_done: None,
+    study: optuna.Study, question: Question, options: SearchOptions, on_trial: Progress = lambda _num: None
 ) -> None:
-    """Ask for vectors, measure and tell, until the study has `num_trials` of them.
+    """Ask for vectors, measure and tell, until the study has as many trials as it shall.
 
-    The first ones are uniform; the rest NSGA-II makes. What it makes depends on the seed and on what
-    is in the study, not on how often the search was interrupted. A vector that comes again is told
-    again, not measured again.
+    What is asked for depends on the seed and on what is in the study, not on how often a search was
+    interrupted. A vector that comes again is told again, not measured again. Where other workers measure
+    the last ones, it waits for them: if one of them is lost, its trial is made up for.
 
     Args:
-        study: from `open_study`.
-        plan: the width groups.
-        measure: the objectives of one vector.
-        num_trials: completed trials the study shall have, those of before included.
-        seed: decides the vectors, 0 or more.
-        on_trial: told each measurement and the number of completed trials.
+        study: from `dse.study.open_study`.
+        question: what is measured.
+        options: how long and how.
+        on_trial: told the number of finished trials.
 
     Raises:
+        UserError: this machine measures something else than the study's first.
         KeyboardInterrupt: the user interrupted; the study can go on later.
     """
-    seeds = _uniform(plan)
+    study.sampler = VectorSampler(question.plan, options.sampler, options.seed)
+    first_seen_s: dict[int, float] = {}
     while True:
-        trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.RUNNING])
-        num_done = sum(trial.state == TrialState.COMPLETE for trial in trials)
-        if num_done >= num_trials:
+        fail_lost_trials(study, first_seen_s, time.monotonic())
+        trials = study.get_trials(deepcopy=False, states=_ALIVE)
+        done = [trial for trial in trials if trial.state in FINISHED]
+        on_trial(len(done))
+        if len(done) >= options.num_trials or has_stalled(done, question, options.until_stalled):
             return
-        # A sampler of its own for each trial: what it draws follows from the place in the study alone.
-        study.sampler = optuna.samplers.NSGAIISampler(
-            population_size=POPULATION, seed=(seed * 1_000_003 + len(trials)) % 2**32
-        )
-        if len(trials) < len(seeds):
-            study.enqueue_trial(dict(zip(_keys(plan), seeds[len(trials)], strict=True)))
-        trial = study.ask()
-        vector = tuple(
-            trial.suggest_int(key, low, group.num_channels)
-            for key, low, group in zip(_keys(plan), _lowest(plan), plan.groups, strict=True)
-        )
-        known = {one.vector: one for one in measurements(study, plan)}
-        try:
-            measured = known.get(vector) or measure(vector)
-        except BaseException:
-            study.tell(trial, state=TrialState.FAIL)
+        if len(trials) >= options.num_trials:
+            time.sleep(_POLL_S)
+            continue
+        _check_same_start(trials, question)
+        _one_trial(study, done, question, options)
+
+
+def has_stalled(trials: Sequence[FrozenTrial], question: Question, patience: int | None) -> bool:
+    """Whether the last `patience` finished trials made the hypervolume hardly grow."""
+    if patience is None or len(trials) < 2 * patience:
+        return False
+    before, now = (_volume(part, question) for part in (trials[:-patience], trials))
+    return now <= before * (1 + MIN_GROWTH)
+
+
+def _volume(trials: Sequence[FrozenTrial], question: Question) -> float:
+    found = [to_measurement(trial, question.plan) for trial in trials if trial.state == TrialState.COMPLETE]
+    full = question.costs(full_vector(question.plan))
+    points = [as_point(one, question.objectives) for one in found]
+    return dominated_volume(points, to_reference(full, question.objectives))
+
+
+def _check_same_start(trials: Sequence[FrozenTrial], question: Question) -> None:
+    """Gains from other warm starts are not comparable; the first trial's count."""
+    for trial in trials:
+        theirs = trial.user_attrs.get("worker", {}).get("warm_starts")
+        if theirs is not None and theirs != question.checksum:
+            raise UserError(
+                f"This machine's warm starts have checksum {question.checksum}, those of trial "
+                f"{trial.number} had {theirs}: gains from other warm starts cannot be compared. Take "
+                "the same engine and versions, or give all workers one folder with --warm-starts, or take "
+                "another --name."
+            )
+        if theirs is not None:
+            return
+
+
+def _one_trial(
+    study: optuna.Study, done: Sequence[FrozenTrial], question: Question, options: SearchOptions
+) -> None:
+    trial = study.ask()
+    try:
+        with heartbeat(study, trial):
+            trial.set_user_attr("worker", {**identity(), "warm_starts": question.checksum})
+            vector = tuple(
+                trial.suggest_int(key, kept.low, kept.high)
+                for key, kept in search_space(question.plan).items()
+            )
+            values = (
+                None
+                if _is_one_too_many(study, trial.number, options)
+                else _answer(trial, vector, done, question, options)
+            )
+    except BaseException:
+        _tell(study, trial, TrialState.FAIL, None)
+        raise
+    _tell(study, trial, *(values or (TrialState.FAIL, None)))
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, state: TrialState, values: list[float] | None) -> None:
+    """Tell the outcome, unless others took this worker for lost and have failed its trial."""
+    try:
+        study.tell(trial, values, state=state)
+    except ValueError:
+        if study.get_trials(deepcopy=False)[trial.number].state != TrialState.FAIL:
             raise
-        study.tell(trial, [float(measured.macs), measured.gain])
-        on_trial(measured, num_done + 1)
 
 
-def _uniform(plan: WidthPlan) -> list[DropoutVector]:
-    """The uniform vectors the search begins with, the full one first, each once."""
-    vectors = [full_vector(plan), *(uniform_vector(plan, fraction) for fraction in UNIFORM_FRACTIONS)]
-    lowest = _lowest(plan)
-    lifted = [tuple(map(max, vector, lowest)) for vector in vectors]
-    return list(dict.fromkeys(lifted))
+def _is_one_too_many(study: optuna.Study, number: int, options: SearchOptions) -> bool:
+    """Whether other workers asked at the same time, and theirs are enough."""
+    if number < options.num_trials:
+        return False
+    others = study.get_trials(deepcopy=False, states=_ALIVE)
+    return sum(one.number < number for one in others) >= options.num_trials
 
 
-def _lowest(plan: WidthPlan) -> DropoutVector:
-    """Fewer channels than these are not searched: there is nothing to find (see `table_entries`)."""
-    return tuple(max(1, round(MIN_KEEP_FRACTION * group.num_channels)) for group in plan.groups)
+def _answer(
+    trial: optuna.Trial,
+    vector: DropoutVector,
+    done: Sequence[FrozenTrial],
+    question: Question,
+    options: SearchOptions,
+) -> tuple[TrialState, list[float] | None]:
+    """Measure a vector until it is done or hopeless, and note what was found in the trial."""
+    costs = question.costs(vector)
+    trial.set_user_attr("macs", costs.macs)
+    trial.set_user_attr("costs", {"memory_bytes": costs.memory_bytes, "cost": costs.cost})
+    known = next((one for one in done if vector_of(one, question.plan) == vector), None)
+    if known is not None:
+        trial.set_user_attr("again", known.number)
+        trial.set_user_attr("gains", known.user_attrs["gains"])
+        return known.state, known.values
+    resources = _resources(costs, question.objectives)
+    records = [_record(one, question) for one in done if one.state == TrialState.COMPLETE]
+    noise = part_noise(records, len(question.stages)) if options.stops_hopeless else None
+    gains: list[float] = []
+    is_measured = False
+    while not is_measured:
+        gains.append(question.measure(vector, len(gains)))
+        is_measured = len(gains) == question.num_parts
+        if not is_measured and is_hopeless(resources, gains, records, len(question.stages), noise):
+            break
+    by_stage = {name: gains[index :: len(question.stages)] for index, name in enumerate(question.stages)}
+    trial.set_user_attr("gains", by_stage)
+    if not is_measured:
+        trial.set_user_attr("parts_saved", question.num_parts - len(gains))
+        return TrialState.PRUNED, None
+    gain = sum(gains) / len(gains)
+    trial.set_constraint("does no good", _least_gain(done, question) - gain)
+    return TrialState.COMPLETE, [*resources, gain]
 
 
-def _keys(plan: WidthPlan) -> list[str]:
-    return [f"{index}:{group.name}" for index, group in enumerate(plan.groups)]
+def _least_gain(done: Sequence[FrozenTrial], question: Question) -> float:
+    """What a vector must gain so as not to be taken for not training (see `dse.front.does_good`)."""
+    full = full_vector(question.plan)
+    known = (
+        one for one in done if one.state == TrialState.COMPLETE and vector_of(one, question.plan) == full
+    )
+    trial = next(known, None)
+    return 0.0 if trial is None else max(0.0, MIN_GAIN_SHARE * trial.values[-1])
+
+
+def _record(trial: FrozenTrial, question: Question) -> Record:
+    by_stage = [trial.user_attrs["gains"][name] for name in question.stages]
+    return Record(
+        tuple(trial.values[:-1]), tuple(gain for repeat in zip(*by_stage, strict=True) for gain in repeat)
+    )
+
+
+def _resources(costs: VectorCost, objectives: Sequence[Objective]) -> tuple[float, ...]:
+    values = {"cost": costs.cost, "memory": float(costs.memory_bytes)}
+    return tuple(values[name] for name in objectives if name != "progress")

@@ -105,6 +105,10 @@ def _bare(annotation: Any) -> Any:
 
 
 def _children(entry: Entry, annotation: Any, path: str) -> Iterable[tuple[Entry, Any, str]]:
+    keys_of = _keys_of(annotation)
+    if keys_of is not None and isinstance(entry.value, dict):
+        kinds = {field.encode_name: field.type for field in msgspec.structs.fields(keys_of)}
+        return _known(entry, kinds, path)
     for option in _options(annotation):
         kind = _bare(option)
         origin, arguments = get_origin(kind) or kind, get_args(kind)
@@ -124,6 +128,20 @@ def _children(entry: Entry, annotation: Any, path: str) -> Iterable[tuple[Entry,
             members = [arguments[0]] * len(entry.value) if homogeneous else arguments
             return [(item, kind, f"{path}[{i}]") for i, (item, kind) in enumerate(zip(entry.value, members))]  # noqa: B905 - the outer conversion reports the length
     return ()
+
+
+def _keys_of(annotation: Any) -> type[msgspec.Struct] | None:
+    """The struct some of whose keys a dict holds: `Meta(extra={"keys_of": Struct})`."""
+    metas = getattr(annotation, "__metadata__", ())
+    return next((meta.extra["keys_of"] for meta in metas if "keys_of" in (meta.extra or {})), None)
+
+
+def _known(entry: Entry, kinds: Mapping[str, Any], path: str) -> list[tuple[Entry, Any, str]]:
+    """Some keys of a struct, each with its type."""
+    for key, item in entry.value.items():
+        if key not in kinds:
+            raise Misfit(item.line, f'key "{join(path, key)}" is unknown; {nearest(key, kinds)}')
+    return [(item, kinds[key], join(path, key)) for key, item in entry.value.items()]
 
 
 def _by_tag(entry: Entry, annotation: Any, kind: type[msgspec.Struct], path: str) -> type[msgspec.Struct]:

@@ -40,13 +40,34 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         core_seconds_per_mac: seconds of one core per training MAC (forward and backward).
         core_seconds_per_step: seconds of one core that every mini-batch takes besides.
+        core_seconds_per_activation_byte: and per byte of the mini-batch that the backward pass reads.
         measured: whether somebody measured it on this board. An estimate serves simulations only;
             on a device the steps really made replace it.
         basis: what was measured, or how it was estimated.
     """
 
-    core_seconds_per_mac: Annotated[float, Meta(gt=0.0, le=1.0)]
+    core_seconds_per_mac: Annotated[float, Meta(ge=0.0, le=1.0)]
     core_seconds_per_step: Seconds
+    core_seconds_per_activation_byte: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    measured: bool
+    basis: Text
+
+    def __post_init__(self) -> None:
+        """Refuse a board that takes no time."""
+        if not (self.core_seconds_per_mac or self.core_seconds_per_activation_byte):
+            raise ValueError("core_seconds_per_mac and core_seconds_per_activation_byte cannot both be 0")
+
+
+class CoreWatts(msgspec.Struct, frozen=True, kw_only=True):
+    """Power that a core which computes takes beyond an idle one.
+
+    Attributes:
+        value: watts of one core.
+        measured: whether somebody measured it on this board.
+        basis: what was measured, or who says so.
+    """
+
+    value: Annotated[float, Meta(gt=0.0, le=1e4)]
     measured: bool
     basis: Text
 
@@ -65,6 +86,7 @@ class FirmwareProfile(msgspec.Struct, frozen=True, kw_only=True):
         throttle_celsius: where the board begins to slow itself down, None if it is not known.
         sensors: what the board publishes, for `agent doctor` and simulations.
         speeds: by engine; an engine that nobody measured or estimated is left out.
+        core_watts: for joules; None where nobody knows.
     """
 
     name: Name
@@ -77,13 +99,27 @@ class FirmwareProfile(msgspec.Struct, frozen=True, kw_only=True):
     throttle_celsius: Annotated[float, Meta(ge=20.0, le=150.0)] | None
     sensors: Annotated[tuple[SensorName, ...], Meta(max_length=16)]
     speeds: dict[EngineName, Speed]
+    core_watts: CoreWatts | None = None
 
 
-def core_seconds(profile: FirmwareProfile, engine: str, macs: float) -> float | None:
-    """Seconds of one core for one mini-batch of `macs` training MACs, or None if nobody knows."""
+def core_seconds(
+    profile: FirmwareProfile, engine: str, macs: float, activation_bytes: float = 0.0
+) -> float | None:
+    """Seconds of one core for one mini-batch, or None if nobody knows.
+
+    Args:
+        profile: of the board.
+        engine: by name.
+        macs: training MACs of the mini-batch.
+        activation_bytes: what the mini-batch's backward pass reads.
+    """
     for name, speed in profile.speeds.items():
         if name == engine:
-            return macs * speed.core_seconds_per_mac + speed.core_seconds_per_step
+            return (
+                speed.core_seconds_per_step
+                + macs * speed.core_seconds_per_mac
+                + activation_bytes * speed.core_seconds_per_activation_byte
+            )
     return None
 
 

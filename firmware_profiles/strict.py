@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -33,6 +34,26 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
+class Fault(NamedTuple):
+    """What is wrong with a value whose parts all have the right types.
+
+    Attributes:
+        key: of the part, such as `entries[3].vector[0]`; "" is the whole.
+        message: what is wrong, and what to do.
+    """
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f'key "{self.key}": {self.message}' if self.key else self.message
+
+
+def _no_fault(_value: object) -> Fault | None:
+    return None
+
+
 class _Place(NamedTuple):
     source: str
     line: int
@@ -43,8 +64,10 @@ class _Place(NamedTuple):
         raise UserError(f"{self.source}:{self.line}: {where}{message}")
 
 
-def load_strict(path: str | Path, kind: type[StructT]) -> StructT:
-    """Read a YAML file into its struct.
+def load_strict(
+    path: str | Path, kind: type[StructT], find_fault: Callable[[StructT], Fault | None] = _no_fault
+) -> StructT:
+    """Read a YAML file into its struct; the arguments are those of `parse_strict`.
 
     Raises:
         UserError: the file cannot be read, or does not fit (see `parse_strict`).
@@ -62,16 +85,19 @@ def load_strict(path: str | Path, kind: type[StructT]) -> StructT:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: is not UTF-8 text; save the file as UTF-8") from error
-    return parse_strict(text, str(path), kind)
+    return parse_strict(text, str(path), kind, find_fault)
 
 
-def parse_strict(text: str, source: str, kind: type[StructT]) -> StructT:
+def parse_strict(
+    text: str, source: str, kind: type[StructT], find_fault: Callable[[StructT], Fault | None] = _no_fault
+) -> StructT:
     """Parse YAML text into its struct, or say what does not fit.
 
     Args:
         text: one YAML document, at most 1 MiB.
         source: what to call it in messages, such as its path.
         kind: the struct that the whole document must fit.
+        find_fault: says what is wrong with values that fit their types, such as their order.
 
     Raises:
         UserError: too big, not YAML, uses aliases or tags, a key is unknown, missing or given
@@ -94,10 +120,14 @@ def parse_strict(text: str, source: str, kind: type[StructT]) -> StructT:
         _Place(source, 1).refuse("is not valid YAML text; save the file as UTF-8")
     if root is None:
         _Place(source, 1).refuse("is empty; write {} where every default is meant")
+    entry = _entry(root, source)
     try:
-        return check(_entry(root, source), kind)
+        value = check(entry, kind)
     except Misfit as error:
         raise UserError(f"{source}:{error.line}: {error}") from None
+    if fault := find_fault(value):
+        raise UserError(f"{source}:{_line_of(entry, fault.key)}: {fault}")
+    return value
 
 
 def _refuse_bombs(text: str, source: str) -> None:
@@ -117,6 +147,18 @@ def _refuse_bombs(text: str, source: str) -> None:
             place.refuse("a second document starts here; one file holds one document")
         if depth > _MAX_DEPTH or count > _MAX_EVENTS:
             place.refuse(f"is nested deeper than {_MAX_DEPTH} levels or has more than {_MAX_EVENTS} values")
+
+
+def _line_of(entry: Entry, key: str) -> int:
+    """The line of a key, or of the innermost part of it that the file has."""
+    for part in re.findall(r"[^.\[\]]+", key):
+        if isinstance(entry.value, list) and int(part) < len(entry.value):
+            entry = entry.value[int(part)]
+        elif isinstance(entry.value, dict) and part in entry.value:
+            entry = entry.value[part]
+        else:
+            break
+    return entry.line
 
 
 def _entry(node: yaml.Node, source: str, path: str = "") -> Entry:

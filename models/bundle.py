@@ -12,17 +12,19 @@ import msgspec
 from msgspec import Meta
 
 from firmware_profiles.errors import PeerError, UserError
+from models.factors import class_tensors
 from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, validate
 from models.graph import digest as graph_digest
 from models.losses import LOSSES, LossSettings
 from models.optim.settings import OptimizerSettings
+from models.subnet_settings import SubnetSettings
 from models.table import ParetoTable, find_fault
 from models.widths import WidthPlan, plan_widths
 
 MAX_BYTES = 8 * 2**20
 MAX_ARTIFACT_BYTES = 4 * 2**20
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,11 +34,13 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: samples of a mini-batch.
         loss: which loss, and its settings.
         optimizer: settings of the optimiser.
+        subnets: how the sub-network of a mini-batch is chosen, drawn and trained.
     """
 
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 32
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    subnets: SubnetSettings = SubnetSettings()
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +120,7 @@ def decode(data: bytes) -> Bundle:
         raise PeerError(
             f"a bundle wants the loss {packed.settings.loss.name!r}; known are {', '.join(LOSSES)}"
         )
+    _check_subnets(graph, packed.settings)
     artifacts = None if packed.artifacts is None else _each(packed.artifacts, _unpack)
     return Bundle(graph=graph, plan=plan, table=packed.table, settings=packed.settings, artifacts=artifacts)
 
@@ -123,6 +128,23 @@ def decode(data: bytes) -> Bundle:
 def digest(bundle: Bundle) -> str:
     """SHA-256 of the encoded bundle, in hex."""
     return hashlib.sha256(encode(bundle)).hexdigest()
+
+
+def _check_subnets(graph: ModelGraph, settings: TrainingSettings) -> None:
+    """Refuse a method that the network or the loss cannot serve.
+
+    Raises:
+        PeerError: what is missing.
+    """
+    if settings.subnets.self_distillation and "teacher_logits" not in LOSSES[settings.loss.name].targets:
+        raise PeerError(
+            f"a bundle wants self-distillation with the loss {settings.loss.name!r}, which asks no teacher"
+        )
+    if settings.subnets.mask_absent_classes:
+        try:
+            class_tensors(graph)
+        except UserError as error:
+            raise PeerError(f"a bundle cannot be trained: {error}") from error
 
 
 def _each(artifacts: Artifacts, change: Callable[[str, bytes], bytes]) -> Artifacts:

@@ -87,11 +87,12 @@ class CostModel:
 
     Attributes:
         num_groups: entries of a vector.
+        batch_size: samples of a mini-batch, which memory_bytes means.
     """
 
     def __init__(self, graph: ModelGraph, plan: WidthPlan, batch_size: int) -> None:
         self.num_groups = len(plan.groups)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._forms: dict[tuple[int, ...], int] = {(1, *(0,) * self.num_groups): 0}
         trained = _trained_values(graph)
         forward = [self._macs(graph, plan, node) for node in graph.nodes]
@@ -113,9 +114,17 @@ class CostModel:
         self._matrix = np.array(list(self._forms), np.int64)
         self._num_full = int(self._parameters(self._lengths([full_vector(plan)]))[0])
 
-    def costs(self, vectors: Sequence[DropoutVector] | NDArray[np.int64]) -> Costs:
-        """Costs of int64 [n, num_groups] vectors, which must fit the plan."""
+    def costs(self, vectors: Sequence[DropoutVector] | NDArray[np.int64], channel_block: int = 1) -> Costs:
+        """Costs of int64 [n, num_groups] vectors, which must fit the plan.
+
+        Args:
+            vectors: kept channels of each group.
+            channel_block: for MACs alone, axes that shrink count as if filled up to a multiple of it, as
+                libraries compute whose kernels take so many channels at once.
+        """
         lengths = self._lengths(vectors)
+        filled = lengths.copy()
+        filled[1:] = -(-lengths[1:] // channel_block) * channel_block  # the first form is the constant 1
         num_parameters = self._parameters(lengths)
         activations = self._activations(lengths)
         largest = np.max([operator(lengths) for operator in self._operators], axis=0)
@@ -123,10 +132,10 @@ class CostModel:
             3 * self._num_full
             + self._num_statistics
             + 2 * num_parameters
-            + self._batch_size * (activations + largest)
+            + self.batch_size * (activations + largest)
         )
         return Costs(
-            self._forward(lengths), self._training(lengths), num_parameters, 4 * activations, 4 * memory
+            self._forward(filled), self._training(filled), num_parameters, 4 * activations, 4 * memory
         )
 
     def _lengths(self, vectors: Sequence[DropoutVector] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from numpy.typing import NDArray
 
 from models.engines.engine import Engine
+from models.factors import Factors, apply
 from models.optim.optimizer import Optimizer, global_norm
 from models.subnet import Array, Subnet, cut
 from models.widths import WidthPlan
@@ -41,6 +42,7 @@ def training_step(
     subnet: Subnet,
     inputs: Array,
     targets: Mapping[str, NDArray],
+    factors: Factors | None = None,
 ) -> StepResult:
     """Train the kept entries of `weights` on one mini-batch, in place.
 
@@ -55,9 +57,12 @@ def training_step(
         subnet: the channels that take part.
         inputs: float32 [N, *input_shape].
         targets: what the engine's loss wants, "labels" int64 [N].
+        factors: on the weights of the sub-network, see `models.factors`.
     """
     sub = cut(plan, weights, subnet)
-    loss, gradients, statistics = engine.gradients(sub, inputs, targets)
+    loss, gradients, statistics = engine.gradients(apply(sub, factors) if factors else sub, inputs, targets)
+    if factors:
+        gradients = apply(gradients, factors)
     norm = global_norm(gradients)
     applied = math.isfinite(loss) and math.isfinite(norm)
     if applied:

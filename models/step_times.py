@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from models.subnet import DropoutVector
 from models.table import ParetoTable, TableEntry
 
 DEFAULT_SECONDS_PER_MAC = 5e-10
@@ -65,7 +66,7 @@ class _Sums:
 
 
 class StepTimes:
-    """Predicts the core seconds of a mini-batch from its MACs.
+    """Predicts the core seconds of a mini-batch from its MACs and its vector.
 
     It fits core_seconds = fixed + per_mac * macs, both 0 or more, to the steps made lately (weight
     0.95 to the power of their age in steps, errors relative). The table's own seconds, or a default
@@ -73,35 +74,50 @@ class StepTimes:
     ratio seen. One step that is far off, because the board was busy, counts as twice (or half) the
     prediction at most; a lasting change is followed within some tens of steps.
 
+    Vectors of equal MACs don't take equal time. Where the table is calibrated (`edgetide agent bench`),
+    each vector keeps its own distance from the line through the table's seconds, as a factor: before any
+    step exactly the table's seconds are predicted, and later the line moves below them.
+
     A prediction far too high would never be corrected, since nothing would be trained. So the first
     PROBES mini-batches after `begin` may take the cheapest vector whatever is predicted of it.
 
     Args:
         table: whose entries will be predicted; all MACs are of one sample, as there.
+        speed: seconds of one core per training MAC, and besides per mini-batch, where this board's are known:
+            then they are the line to begin with.
     """
 
-    def __init__(self, table: ParetoTable) -> None:
-        self._ends = (float(table.entries[0].macs), float(table.entries[-1].macs))
-        self._prior = _prior(table)
+    def __init__(self, table: ParetoTable, speed: tuple[float, float] | None = None) -> None:
+        self._speed = speed
         self._seen = _Sums()
         self._num_seen = 0.0
         self._ratio_sum = 0.0
-        self._line = self._prior
         self._probes_left = 0
+        self._start_from(table)
 
     def begin(self) -> None:
         """An order begins: what the board can do may have changed since the last one."""
         self._probes_left = PROBES
 
-    def observe(self, macs: int, core_seconds: float) -> None:
+    def take(self, table: ParetoTable) -> None:
+        """Another table is in force: what was learned stays; each vector's own factor is the new one's."""
+        if not self._num_seen:
+            self._start_from(table)
+        else:
+            self._factors |= _factors(table, _prior(table))
+
+    def observe(self, macs: int, core_seconds: float, vector: DropoutVector | None = None) -> None:
         """Learn from one mini-batch.
 
         Args:
             macs: training MACs of one sample with the vector used (`TableEntry.macs`).
             core_seconds: seconds of one core that the mini-batch took, above 0; others are ignored.
+            vector: that was used, if it is known.
         """
         if not 0.0 < core_seconds < float("inf") or macs <= 0:
             return
+        if vector is not None:
+            core_seconds /= self._factors.get(vector, 1.0)
         if self._num_seen >= _SETTLED_WEIGHT:
             expected = self._line.at(macs)
             core_seconds = min(max(core_seconds, expected / _LARGEST_SURPRISE), expected * _LARGEST_SURPRISE)
@@ -121,7 +137,16 @@ class StepTimes:
         """Seconds of one core for one mini-batch with this entry's vector; 0 for a probe's."""
         if self._probes_left and entry.macs == self._ends[0]:
             return 0.0
-        return self._line.at(entry.macs)
+        return self._line.at(entry.macs) * self._factors.get(entry.vector, 1.0)
+
+    def _start_from(self, table: ParetoTable) -> None:
+        self._ends = (float(table.entries[0].macs), float(table.entries[-1].macs))
+        self._prior = _prior(table)
+        self._factors = _factors(table, self._prior)
+        if self._speed is not None:
+            per_mac, fixed = self._speed
+            self._prior = _Line(fixed, per_mac * table.batch_size)
+        self._line = self._prior
 
 
 def _prior(table: ParetoTable) -> _Line:
@@ -132,3 +157,12 @@ def _prior(table: ParetoTable) -> _Line:
     if measured.w:
         return measured.line()
     return _Line(_DEFAULT_FIXED_SECONDS, DEFAULT_SECONDS_PER_MAC * table.batch_size)
+
+
+def _factors(table: ParetoTable, line: _Line) -> dict[DropoutVector, float]:
+    """How far each measured vector is from the line, as a factor on it."""
+    return {
+        entry.vector: entry.core_seconds / line.at(entry.macs)
+        for entry in table.entries
+        if entry.core_seconds is not None
+    }

@@ -18,6 +18,7 @@ devices look up before every mini-batch::
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +29,7 @@ from msgspec import Meta
 
 from firmware_profiles.errors import PeerError, UserError
 from firmware_profiles.resources import Budget, Pause
-from firmware_profiles.strict import load_strict, parse_strict
+from firmware_profiles.strict import Fault, load_strict, parse_strict
 from models.cost import CostModel
 from models.graph import ModelGraph
 from models.graph import digest as graph_digest
@@ -70,8 +71,8 @@ class ParetoTable(msgspec.Struct, frozen=True, kw_only=True):
         source: how the table came about, such as the command that made it.
     """
 
-    model: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}$")]
-    graph_digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    model: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}\Z")]
+    graph_digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     batch_size: Annotated[int, Meta(ge=1, le=2**20)]
     entries: Annotated[tuple[TableEntry, ...], Meta(min_length=1, max_length=4096)]
     source: Annotated[str, Meta(max_length=1000)]
@@ -81,9 +82,7 @@ class _TableFile(ParetoTable, frozen=True, kw_only=True):
     format: Literal["edgetide-table/1"]
 
 
-def find_fault(  # noqa: PLR0911 - one fault a line reads best
-    table: ParetoTable, digest: str | None = None, plan: WidthPlan | None = None
-) -> str | None:
+def find_fault(table: ParetoTable, digest: str | None = None, plan: WidthPlan | None = None) -> Fault | None:
     """Say what is wrong with a table, or None.
 
     Args:
@@ -92,27 +91,30 @@ def find_fault(  # noqa: PLR0911 - one fault a line reads best
         plan: width plan of that graph, or None to leave that open.
     """
     if digest is not None and table.graph_digest != digest:
-        return (
-            f"graph_digest: the table was made for another network ({table.model}, "
-            f"{table.graph_digest[:12]}…) than this one ({digest[:12]}…); "
-            "search a new one with `edgetide dse run`"
+        return Fault(
+            "graph_digest",
+            f"the table was made for another network ({table.model}, {table.graph_digest[:12]}…) than this "
+            f"one ({digest[:12]}…); search a new one with `edgetide dse run`",
         )
     full = table.entries[-1].vector if plan is None else full_vector(plan)
     seen: dict[DropoutVector, int] = {}
     for index, entry in enumerate(table.entries):
-        place, vector = f"entries[{index}]", entry.vector
-        if len(vector) != len(full):
-            return f"{place}.vector has {len(vector)} numbers, the network has {len(full)} width groups"
-        for group, (kept, limit) in enumerate(zip(vector, full, strict=True)):
-            if kept > limit:
-                return f"{place}.vector[{group}] keeps {kept} channels of {limit}"
-        if vector in seen:
-            return f"{place}.vector is that of entries[{seen[vector]}] again; keep one"
+        place = f"entries[{index}]"
+        if fault := _unfit(entry.vector, full, f"{place}.vector"):
+            return fault
+        if entry.vector in seen:
+            return Fault(f"{place}.vector", f"is that of entries[{seen[entry.vector]}] again; keep one")
         if index and entry.macs < table.entries[index - 1].macs:
-            return f"{place}.macs {entry.macs} is below the entry before it; sort the entries by rising macs"
-        seen[vector] = index
-    if table.entries[-1].vector != full:
-        return f"the last entry keeps {list(table.entries[-1].vector)}; it must drop nothing: {list(full)}"
+            return Fault(
+                f"{place}.macs", f"{entry.macs} is below the entry before it; sort the entries by rising macs"
+            )
+        seen[entry.vector] = index
+    last = len(table.entries) - 1
+    if table.entries[last].vector != full:
+        return Fault(
+            f"entries[{last}].vector",
+            f"the last entry keeps {list(table.entries[last].vector)}; it must drop nothing: {list(full)}",
+        )
     return None
 
 
@@ -122,10 +124,7 @@ def load_table(path: str | Path) -> ParetoTable:
     Raises:
         UserError: it cannot be read or does not fit the format; names file, line and key.
     """
-    table = _of_file(load_strict(path, _TableFile))
-    if fault := find_fault(table):
-        raise UserError(f"table {path}: {fault}")
-    return table
+    return _of_file(load_strict(path, _TableFile, find_fault))
 
 
 def parse_table(data: bytes, digest: str, plan: WidthPlan | None = None) -> ParetoTable:
@@ -140,12 +139,17 @@ def parse_table(data: bytes, digest: str, plan: WidthPlan | None = None) -> Pare
         PeerError: it does not fit the format or the network.
     """
     try:
-        table = _of_file(parse_strict(data.decode("utf-8"), "table", _TableFile))
+        text = data.decode("utf-8")
+        return _of_file(
+            parse_strict(text, "table", _TableFile, lambda table: find_fault(table, digest, plan))
+        )
     except (UserError, UnicodeDecodeError) as error:
         raise PeerError(f"a table of {len(data)} bytes cannot be used: {error}") from error
-    if fault := find_fault(table, digest, plan):
-        raise PeerError(f"a table cannot be used: {fault}")
-    return table
+
+
+def table_digest(table: ParetoTable) -> str:
+    """SHA-256, in hex, of the table as `dump_table` writes it: a file's comments don't count."""
+    return hashlib.sha256(dump_table(table).encode()).hexdigest()
 
 
 def dump_table(table: ParetoTable) -> str:
@@ -240,6 +244,15 @@ def select(
         ):
             best = entry
     return best or _why_not(table, budget, cores, core_seconds)
+
+
+def _unfit(vector: DropoutVector, full: DropoutVector, key: str) -> Fault | None:
+    if len(vector) != len(full):
+        return Fault(key, f"has {len(vector)} numbers, the network has {len(full)} width groups")
+    for group, (kept, limit) in enumerate(zip(vector, full, strict=True)):
+        if kept > limit:
+            return Fault(f"{key}[{group}]", f"keeps {kept} channels of {limit}")
+    return None
 
 
 def _why_not(

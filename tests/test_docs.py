@@ -19,7 +19,7 @@ from msgspec import inspect
 from coordinator.broker_access import READ, WRITE, mosquitto_rules
 from coordinator.dashboard import metrics
 from coordinator.strategies.names import STRATEGIES
-from coordinator.twins import scenario
+from coordinator.twins import comparison, groups, scenario, trace_kinds
 from device_agent.wire import messages
 from models.engines.choose import ENGINE_NAMES
 from models.graph import OPERATORS
@@ -37,11 +37,12 @@ KNOWN_PATTERNS = {
     r"^[0-9a-f]{64}$": "SHA-256 in hex",
 }
 
-TRACES = {"Steps", "Ramp", "Walk", "Csv"}
+TRACES = {"Steps", "Ramp", "Walk", "Csv", "Vm", "Availability"}
 """A quantity over time in a scenario; any of these, a number, true or false, or null."""
 
 FILES_OF_PEOPLE = {
     "firmware_profiles.policy.Policy",
+    "firmware_profiles.profile.CoreWatts",
     "firmware_profiles.profile.FirmwareProfile",
     "firmware_profiles.profile.Source",
     "firmware_profiles.profile.Speed",
@@ -63,7 +64,9 @@ def structs_of(module):
     }
 
 
-MUST_BE_DOCUMENTED = FILES_OF_PEOPLE | structs_of(messages) | structs_of(scenario)
+MUST_BE_DOCUMENTED = FILES_OF_PEOPLE | set().union(
+    *map(structs_of, (messages, scenario, groups, comparison, trace_kinds))
+)
 
 
 # ---------------------------------------------------------------- a key as a table's row

@@ -10,11 +10,13 @@ import shlex
 import shutil
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 from coordinator.cli import app
+from coordinator.twins.compare_plan import read_methods
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.policy import Policy, load_policy, parse_policy
 from firmware_profiles.strict import parse_strict
@@ -70,8 +72,11 @@ def parse_edgetide(arguments, *, mentioned=False):
 
 def parse_benchmark(arguments):
     module, *options = arguments
-    assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
-    assert set(options) <= {"--quick", "--json"}
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    own = set(re.findall(r'"(--[a-z-]+)"', path.read_text("utf-8")))
+    named = {option for option in options if option.startswith("--")}
+    assert named <= {"--quick", "--json", "--data", *own}
+    assert options[:1] == [] or options[0].startswith("--")
 
 
 def install_extras(arguments):
@@ -171,7 +176,10 @@ def examples(folder):
 
 @pytest.mark.parametrize("path", examples("scenarios"), ids=lambda path: path.name)
 def test_an_example_scenario_loads(path):
-    assert load_scenario(path).num_devices > 0
+    if path.name == "methods.yaml":
+        assert "distreal" in read_methods(path)
+    else:
+        assert load_scenario(path).num_devices > 0
 
 
 @pytest.mark.parametrize("path", examples("policies"), ids=lambda path: path.name)
@@ -192,6 +200,8 @@ def test_the_policy_with_every_key_is_the_default_one():
 def test_a_policy_or_optimiser_that_is_shown_can_be_used(text):
     if text.startswith("method:"):
         parse_strict(text, "the document", OptimizerSettings)
+    elif "{strategy:" in text:
+        parse_strict(text, "the document", dict[str, dict[str, Any]])
     else:
         parse_policy(text, "the document")
 

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.aggregate import Aggregator
+from coordinator.orders import RunConfig
 from device_agent.wire.messages import Hello, Update
+from models.bundle import Bundle
 from models.subnet import Array
+
+Weights = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,14 @@ class CoordinatorStrategy:
     """The coordinator half of a strategy.
 
     Attributes:
-        plan: (round, devices that are online) -> ids of those that get an order.
-        fold: (aggregator, update, its delta, staleness in versions) -> None; adds the update.
-        finish: aggregator -> the next version's weights.
+        plan: (run, round, attempt at it from 0, devices that could get an order) -> ids of those that do.
+        open: (bundle, weights of the version in force) -> the aggregator of a round.
+        fold: (aggregator, update, its delta, staleness in versions, samples the device has) -> None; adds
+            the update.
+        finish: (aggregator, weights of the version before, or None) -> the next version's weights.
     """
 
-    plan: Callable[[int, Sequence[Hello]], list[str]]
-    fold: Callable[[Aggregator, Update, Mapping[str, Array], int], None]
-    finish: Callable[[Aggregator], dict[str, Array]]
+    plan: Callable[[RunConfig, int, int, Sequence[Hello]], list[str]]
+    open: Callable[[Bundle, Weights], Aggregator]
+    fold: Callable[[Aggregator, Update, Weights, int, int], None]
+    finish: Callable[[Aggregator, Weights | None], dict[str, Array]]

@@ -18,6 +18,7 @@ from device_agent.training import StepCost
 from device_agent.workbench import Workbench
 from firmware_profiles.errors import EdgetideError
 from firmware_profiles.resources import Pause
+from models.subnet import DropoutVector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class StepModel:
 
     Attributes:
         core_seconds_per_mac: seconds of one core per training MAC.
+        core_seconds_per_activation_byte: and per byte that the backward pass reads.
         core_seconds_per_step: seconds of one core that every mini-batch takes besides.
         num_threads: threads that compute at once; they are taken to share the work evenly.
         jitter_fraction: a step takes up to this share more or less.
@@ -34,12 +36,16 @@ class StepModel:
     core_seconds_per_mac: float
     core_seconds_per_step: float
     num_threads: int
+    core_seconds_per_activation_byte: float = 0.0
     jitter_fraction: float = 0.0
 
-    def core_s(self, macs: int, rng: random.Random) -> float:
-        """Seconds of one core for a mini-batch of `macs` training MACs."""
-        jitter = 1.0 + self.jitter_fraction * rng.uniform(-1.0, 1.0)
-        return (macs * self.core_seconds_per_mac + self.core_seconds_per_step) * jitter
+    def core_s(self, macs: int, activation_bytes: int, num_parts: int = 1) -> float:
+        """Seconds of one core for a mini-batch of so many training MACs and bytes, computed in parts."""
+        return (
+            macs * self.core_seconds_per_mac
+            + activation_bytes * self.core_seconds_per_activation_byte
+            + num_parts * self.core_seconds_per_step
+        )
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Work:
         computed_core_s: seconds of one core.
         paused_s: seconds in which training wanted to go on and might not.
         pauses: [virtual second, reason] of each pause's beginning.
+        orders: [beginning, deadline] in virtual seconds of each order.
     """
 
     macs: int = 0
@@ -58,6 +65,7 @@ class Work:
     computed_core_s: float = 0.0
     paused_s: float = 0.0
     pauses: list[tuple[float, str]] = field(default_factory=list)
+    orders: list[tuple[float, float]] = field(default_factory=list)
 
 
 class VirtualJobs:
@@ -67,6 +75,7 @@ class VirtualJobs:
         bench: turns orders into jobs. listener: where news goes.
         timers: of this twin; the key "job" is taken.
         model: how long the board computes. rng: of the model's jitter.
+        activation_bytes: what the backward pass of a sample reads in a sub-network of this vector.
 
     Attributes:
         work: done so far.
@@ -80,10 +89,12 @@ class VirtualJobs:
         timers: VirtualTimers,
         model: StepModel,
         rng: random.Random,
+        activation_bytes: Callable[[DropoutVector], int],
     ) -> None:
         self.work = Work()
         self._bench, self._listener, self._timers = bench, listener, timers
         self._model, self._rng = model, rng
+        self._activation_bytes = activation_bytes
         self._job: Pace | None = None
         self._paused_at_s: float | None = None
 
@@ -93,6 +104,7 @@ class VirtualJobs:
         """Train this order; give up what ran before."""
         self.stop()
         self._bench.table = None
+        self.work.orders.append((self._timers.now_s(), request.in_hand.deadline_at_s))
         self._timers.set_timer("job", 0.0, lambda: self._attempt(lambda: self._open(request)))
 
     def stop(self) -> None:
@@ -151,7 +163,9 @@ class VirtualJobs:
         self._resumed()
 
     def _step_s(self, cost: StepCost) -> float:
-        core_s = self._model.core_s(cost.macs, self._rng)
+        num_bytes = self._activation_bytes(cost.vector) * cost.num_samples
+        jitter = 1.0 + self._model.jitter_fraction * self._rng.uniform(-1.0, 1.0)
+        core_s = self._model.core_s(cost.macs, num_bytes, cost.num_parts) * jitter
         self.work.macs += cost.macs
         self.work.steps += 1
         self.work.computed_core_s += core_s

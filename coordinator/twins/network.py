@@ -19,7 +19,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.twins.scenario import Link
+from coordinator.twins.groups import Link
 from device_agent.wire.memory import Delivery
 
 HEADER_BYTES = 60

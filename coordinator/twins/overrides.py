@@ -18,7 +18,7 @@ class _Value(msgspec.Struct):
 
 
 def apply_overrides(struct: StructT, overrides: list[str]) -> StructT:
-    """Return the struct with the overrides applied, in order.
+    """Return the struct with the overrides applied, in order, and checked when all are.
 
     Args:
         struct: what the file said.
@@ -28,18 +28,39 @@ def apply_overrides(struct: StructT, overrides: list[str]) -> StructT:
     Raises:
         UserError: a key or a value does not fit; the nearest valid key is offered.
     """
+    if not overrides:
+        return struct
+    tree = _tree(struct)
     for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {text}: write key=value, such as rounds=3")
-        parsed = parse_strict(f"value: {value}", f"--set {key}", _Value).value
-        tree = msgspec.json.decode(msgspec.json.encode(struct))
-        _put(tree, key.split("."), parsed, text)
+        _override(tree, text)
+    try:
+        return check(_entry(tree), type(struct))
+    except Misfit as error:
+        _blame_one(struct, overrides)
+        raise UserError(f"--set {' '.join(overrides)}: {error}") from None
+
+
+def _tree(struct: msgspec.Struct) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(struct))
+
+
+def _override(tree: Any, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text}: write key=value, such as rounds=3")
+    parsed = parse_strict(f"value: {value}", f"--set {key}", _Value).value
+    _put(tree, key.split("."), parsed, text)
+
+
+def _blame_one(struct: msgspec.Struct, overrides: list[str]) -> None:
+    """Raise for the first override that does not fit by itself; what does not fit together has none."""
+    for text in overrides:
+        tree = _tree(struct)
+        _override(tree, text)
         try:
-            struct = check(_entry(tree), type(struct))
+            check(_entry(tree), type(struct))
         except Misfit as error:
             raise UserError(f"--set {text}: {error}") from None
-    return struct
 
 
 def _put(tree: Any, path: list[str], value: Any, text: str) -> None:

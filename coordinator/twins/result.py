@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from coordinator.twins.budgets import granted_cores
 from coordinator.twins.memory_run import MemoryRun
 from coordinator.twins.scenario import Scenario
 from coordinator.twins.twin import MeteredBus, Twin
+
+GRANT_READINGS = 16
+"""Times at which the budget of one order is looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,8 @@ class DeviceResult:
         bytes_sent: payloads. paused_s: time in which it might not train.
         pauses: [virtual second, reason] of each pause's beginning.
         vectors: "8-16-16" -> mini-batches, of updates that arrived.
+        computed_core_s: seconds of one core that it computed.
+        granted_core_s: that it was granted, from each order to its deadline or the round's end.
     """
 
     id: str
@@ -34,6 +41,8 @@ class DeviceResult:
     paused_s: float
     pauses: tuple[tuple[float, str], ...]
     vectors: dict[str, int]
+    computed_core_s: float
+    granted_core_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,11 @@ class SimResult:
         bytes_sent, messages_sent: payloads and messages that devices and coordinator published, each once.
         macs: training MACs of all devices, whether or not an update came of them.
         client_updates: updates that changed the model; the others expired or were refused.
+        round_s: seconds a device had for an order.
+        measured_on: test or validation. class_accuracy: of the last version, 0..1; None for a class that no
+            measured sample has.
+        budget_used_fraction: core-seconds computed over those granted while the devices had orders; None if
+            nothing was granted.
         weights_digest: of the last version. vector_shares: "8-16-16" -> share of the mini-batches.
     """
 
@@ -64,6 +78,10 @@ class SimResult:
     client_updates: int
     updates_expired: int
     updates_refused: int
+    round_s: float
+    measured_on: str
+    class_accuracy: tuple[float | None, ...]
+    budget_used_fraction: float | None
     weights_digest: str
     vector_shares: dict[str, float]
     devices: tuple[DeviceResult, ...]
@@ -85,6 +103,7 @@ def make_result(
     twins: Mapping[str, Twin],
     coordinator_bus: MeteredBus,
     digest: str,
+    class_accuracy: tuple[float | None, ...],
 ) -> SimResult:
     """Sum up a run that is over."""
     outcomes = Counter(settled.outcome for settled in state.settled)
@@ -109,6 +128,13 @@ def make_result(
         client_updates=outcomes["applied"],
         updates_expired=outcomes["expired"],
         updates_refused=outcomes["refused"],
+        round_s=round(scenario.round_s, 6),
+        measured_on=scenario.measure_on,
+        class_accuracy=class_accuracy,
+        budget_used_fraction=_share(
+            sum(device.computed_core_s for device in devices),
+            sum(device.granted_core_s for device in devices),
+        ),
         weights_digest=digest,
         vector_shares={vector: round(count / totals.total(), 4) for vector, count in totals.most_common()},
         devices=devices,
@@ -137,4 +163,27 @@ def _device(device: str, twin: Twin, state: MemoryRun) -> DeviceResult:
         paused_s=round(work.paused_s, 3),
         pauses=tuple((round(time_s, 3), reason) for time_s, reason in work.pauses),
         vectors=dict(sorted(vectors.items())),
+        computed_core_s=round(work.computed_core_s, 3),
+        granted_core_s=round(_granted_core_s(twin, state), 3),
     )
+
+
+def _granted_core_s(twin: Twin, state: MemoryRun) -> float:
+    """What the device could have computed while it had orders; a round that is over takes its order back."""
+    orders, committed_s = twin.jobs.work.orders, sorted(state.committed_s.values())
+    granted_core_s = 0.0
+    for index, (from_s, deadline_s) in enumerate(orders):
+        following = bisect_right(committed_s, from_s)
+        ends_s = [
+            deadline_s,
+            *committed_s[following : following + 1],
+            *(began for began, _ in orders[index + 1 : index + 2]),
+        ]
+        until_s = max(from_s, min(ends_s))
+        cores = granted_cores(twin.board, twin.read, from_s, until_s, GRANT_READINGS)
+        granted_core_s += cores * (until_s - from_s)
+    return granted_core_s
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(part / whole, 4) if whole > 0 else None

@@ -18,185 +18,29 @@ scenario file. Times are virtual seconds since the start.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from coordinator.strategies.averages import AverageSettings
+from coordinator.twins.comparison import Comparison
+from coordinator.twins.groups import MAX_DEVICES, Group
 from coordinator.twins.overrides import apply_overrides
+from coordinator.twins.trace_kinds import Csv, Resources, Text, Vm
 from firmware_profiles.policy import Policy
-from firmware_profiles.profile import EngineName
 from firmware_profiles.strict import load_strict
 from models.optim.settings import OptimizerSettings
+from models.subnet_settings import SubnetSettings
 
-MAX_DEVICES = 10_000
-
-Text = Annotated[str, Meta(min_length=1, max_length=500)]
-IdText = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,48}$", description="1 to 48 of a-z, 0-9 and '-'")]
-Seconds = Annotated[float, Meta(ge=0.0, le=1e8)]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
-Value = bool | Number
-Point = tuple[Seconds, Value]
-
-
-# ---------------------------------------------------------------- traces: a quantity over time
-
-
-class Steps(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="steps"):
-    """The value of the last point that has passed; before the first point, nothing is known.
-
-    Attributes:
-        points: [seconds, value], by rising seconds.
-    """
-
-    points: Annotated[tuple[Point, ...], Meta(min_length=1, max_length=100_000)]
-
-    def __post_init__(self) -> None:
-        """Refuse points that are not in order."""
-        _check_order(self.points)
-
-
-class Ramp(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="ramp"):
-    """Straight lines between points; the first and the last value hold before and after them.
-
-    Attributes:
-        points: [seconds, value], by rising seconds.
-    """
-
-    points: Annotated[tuple[Point, ...], Meta(min_length=2, max_length=100_000)]
-
-    def __post_init__(self) -> None:
-        """Refuse points that are not in order."""
-        _check_order(self.points)
-
-
-class Walk(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="walk"):
-    """A random walk between two walls, another one on each device; the scenario's seed decides.
-
-    Attributes:
-        start: first value.
-        step: standard deviation of one step.
-        every_s: seconds between steps.
-        low, high: the walls.
-    """
-
-    start: Number
-    step: Annotated[float, Meta(ge=0.0, le=1e15)]
-    low: Number
-    high: Number
-    every_s: Annotated[float, Meta(ge=0.1, le=1e6)] = 10.0
-
-    def __post_init__(self) -> None:
-        """Refuse walls the walk does not start between."""
-        if not self.low <= self.start <= self.high:
-            raise ValueError(f"start {self.start:g} is not between low {self.low:g} and high {self.high:g}")
-
-
-class Csv(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="csv"):
-    """A column of a file with a header; a value holds until the next row, an empty cell is not known.
-
-    Attributes:
-        file: path. column: of the values. time_column: of the seconds, rising.
-        repeat_s: begin again after so many seconds; None holds the last value.
-    """
-
-    file: Text
-    column: Text
-    time_column: Text = "t_s"
-    repeat_s: Annotated[float, Meta(ge=0.1, le=1e8)] | None = None
-
-
-Trace = bool | Number | Steps | Ramp | Walk | Csv
-"""A plain value is constant."""
-
-
-class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device's sensors read over time; what is left out the board does not have.
-
-    Attributes:
-        start_hour: local time at the start in hours 0..24; None: the board has no clock.
-        charging, throttled: true or false; as numbers, at least 0.5 is true.
-        Others: see `firmware_profiles.resources.Snapshot`.
-    """
-
-    cpu_others_fraction: Trace | None = None
-    memory_available_bytes: Trace | None = None
-    battery_fraction: Trace | None = None
-    charging: Trace | None = None
-    temperature_celsius: Trace | None = None
-    throttled: Trace | None = None
-    clock_hz: Trace | None = None
-    start_hour: Annotated[float, Meta(ge=0.0, lt=24.0)] | None = None
-
-
-# ---------------------------------------------------------------- the network, the board
-
-
-class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """A device's way to the broker, the same numbers in both directions unless named otherwise.
-
-    Attributes:
-        latency_ms: one way. jitter_ms: up to so much more, evenly drawn.
-        up_kbit_s, down_kbit_s: bandwidth, 1000 bits; None: no limit.
-        loss_fraction: share of the messages that are lost and have to be sent again.
-        outages_s: [from, until] without a connection, by rising time.
-    """
-
-    latency_ms: Annotated[float, Meta(ge=0.0, le=60_000.0)] = 0.0
-    jitter_ms: Annotated[float, Meta(ge=0.0, le=60_000.0)] = 0.0
-    up_kbit_s: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
-    down_kbit_s: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
-    loss_fraction: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.0
-    outages_s: Annotated[tuple[tuple[Seconds, Seconds], ...], Meta(max_length=10_000)] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse outages that overlap or end before they begin."""
-        flat = [time_s for outage in self.outages_s for time_s in outage]
-        if any(after <= before for before, after in pairwise(flat)):
-            raise ValueError("outages_s has [from, until] that overlap or are out of order")
-
-
-class BoardSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one core computes for one mini-batch.
-
-    Attributes:
-        core_seconds_per_mac: seconds of one core per training MAC (forward and backward).
-        core_seconds_per_step: seconds of one core that every mini-batch takes besides.
-    """
-
-    core_seconds_per_mac: Annotated[float, Meta(gt=0.0, le=1.0)]
-    core_seconds_per_step: Annotated[float, Meta(ge=0.0, le=1e4)] = 0.0
-
-
-class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices of one kind.
-
-    Attributes:
-        profile: name of a shipped profile, or a file.
-        count: how many. id: what their names begin with; the profile's name if left out.
-        policy: what training may take: a file, or the keys themselves.
-        engine: whose speed the profile tells; what computes the numbers is the scenario's engine.
-        speed: replaces the profile's.
-        num_threads: threads of the engine on the device.
-        step_jitter_fraction: a step takes up to this share more or less, evenly drawn.
-        data_fraction: share of its part of the data that a device has.
-        resources: what changes. network: its link.
-    """
-
-    profile: Text
-    count: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] = 1
-    id: IdText | None = None
-    policy: Policy | Text = Policy()
-    engine: EngineName = "onnx"
-    speed: BoardSpeed | None = None
-    num_threads: Annotated[int, Meta(ge=1, le=1024)] = 1
-    step_jitter_fraction: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.0
-    data_fraction: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    resources: Resources = Resources()
-    network: Link = Link()
+Level = Annotated[float, Meta(gt=0.0, le=1.0)]
+SubnetChanges = Annotated[
+    dict[str, Any], Meta(description="keys of SubnetSettings", extra={"keys_of": SubnetSettings})
+]
+AverageChanges = Annotated[
+    dict[str, Any], Meta(description="keys of AverageSettings", extra={"keys_of": AverageSettings})
+]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +49,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: for people.
         strategy, model, data, partition, table: as the options of `edgetide up`.
+        paper: `distreal` in the form its paper gives it.
+        base_width: share of every width group that the network has at all; the strategy's if left out.
+        levels: keep fractions of a uniform table, in place of the strategy's table.
+        subnets, averages: keys that replace the strategy's.
         rounds: aggregations. round_s: seconds a device has for an order.
+        budget_fraction: replaces round_s, see `coordinator.twins.budgets.round_seconds`.
+        devices_per_round: how many get an order, drawn anew each round; all of them if left out.
         grace_s: seconds more for the way back; a quarter of round_s (at least 2) if left out.
         passes: over the local data per round.
         batch_size: of local training.
@@ -213,9 +63,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         learning_rate: replaces the optimiser's if given.
         engine: what computes the numbers, on one thread of the CPU; auto takes onnx if it is installed.
         seed: decides weights, data split, orders, traces and network.
+        measure_on: what versions are measured on: `test`, or `validation` while something is being chosen.
+        num_validation: training samples that are set aside for it, drawn by the seed, before anything else.
+        measure_samples: only so many, evenly spread, are measured after each round; the last version on all.
         min_devices: devices that must be online to begin a round; all of them if left out.
+        telemetry_s: seconds between a device's telemetry messages; large fleets simulate faster with fewer.
         limit_s: gives up after so long; ten times what the rounds should take if left out.
         devices: the groups.
+        compare: what `edgetide sim compare` varies.
     """
 
     name: Text
@@ -225,8 +80,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     data: Text = "fashion-mnist-small"
     partition: Text = "iid"
     table: Text | None = None
+    paper: bool = False
+    base_width: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    levels: Annotated[tuple[Level, ...], Meta(min_length=1, max_length=100)] | None = None
+    subnets: SubnetChanges = {}
+    averages: AverageChanges = {}
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
     round_s: Annotated[float, Meta(gt=0.0, le=1e7)] = 60.0
+    budget_fraction: Annotated[float, Meta(gt=0.0, le=1e4)] | None = None
+    devices_per_round: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] | None = None
     grace_s: Annotated[float, Meta(gt=0.0, le=1e7)] | None = None
     passes: Annotated[float, Meta(gt=0.0, le=1e4)] = 1.0
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
@@ -234,8 +96,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: Annotated[float, Meta(gt=0.0, le=1e3)] | None = None
     engine: Literal["auto", "torch", "onnx", "ort-training", "numpy"] = "auto"
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    measure_on: Literal["test", "validation"] = "test"
+    num_validation: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    measure_samples: Annotated[int, Meta(ge=1, le=10**9)] | None = None
     min_devices: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] | None = None
+    telemetry_s: Annotated[float, Meta(ge=0.1, le=1e6)] = 1.0
     limit_s: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    compare: Comparison | None = None
 
     def __post_init__(self) -> None:
         """Refuse more devices than make sense, and waiting for more than there are."""
@@ -243,11 +110,24 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"devices: {self.num_devices} devices in all, at most {MAX_DEVICES}")
         if self.min_devices is not None and self.min_devices > self.num_devices:
             raise ValueError(f"min_devices {self.min_devices} is more than the {self.num_devices} devices")
+        if self.devices_per_round is not None and self.devices_per_round > self.num_devices:
+            raise ValueError(
+                f"devices_per_round {self.devices_per_round} is more than the {self.num_devices} devices"
+            )
+        if self.paper and self.strategy != "distreal":
+            raise ValueError(f"paper is a form of the strategy distreal, not of {self.strategy}")
+        if self.measure_on == "validation" and self.num_validation == 0:
+            raise ValueError("measure_on is validation: say by num_validation how many samples to set aside")
 
     @property
     def num_devices(self) -> int:
         """Devices of all groups."""
         return sum(group.count for group in self.devices)
+
+    @property
+    def method(self) -> str:
+        """The preset that the strategy stands for."""
+        return "distreal-paper" if self.paper else self.strategy
 
 
 def load_scenario(path: Path, overrides: list[str] | None = None) -> Scenario:
@@ -276,7 +156,8 @@ def _rooted(scenario: Scenario, folder: Path) -> Scenario:
         return path(name) if "/" in name or "." in name else name
 
     def trace(value: Any) -> Any:
-        return msgspec.structs.replace(value, file=path(value.file)) if isinstance(value, Csv) else value
+        is_file = isinstance(value, (Csv, Vm))
+        return msgspec.structs.replace(value, file=path(value.file)) if is_file else value
 
     def group(one: Group) -> Group:
         fields = {name: trace(getattr(one.resources, name)) for name in Resources.__struct_fields__}
@@ -285,6 +166,9 @@ def _rooted(scenario: Scenario, folder: Path) -> Scenario:
             one, profile=place(one.profile), policy=policy, resources=Resources(**fields)
         )
 
+    compare = scenario.compare
+    if compare is not None and isinstance(compare.methods, str):
+        compare = msgspec.structs.replace(compare, methods=path(compare.methods))
     return msgspec.structs.replace(
         scenario,
         model=place(scenario.model),
@@ -292,10 +176,5 @@ def _rooted(scenario: Scenario, folder: Path) -> Scenario:
         table=None if scenario.table is None else path(scenario.table),
         optimizer=place(scenario.optimizer) if isinstance(scenario.optimizer, str) else scenario.optimizer,
         devices=tuple(group(one) for one in scenario.devices),
+        compare=compare,
     )
-
-
-def _check_order(points: tuple[Point, ...]) -> None:
-    times_s = [time_s for time_s, _ in points]
-    if any(after <= before for before, after in pairwise(times_s)):
-        raise ValueError("points are not in order: seconds must rise from one to the next")

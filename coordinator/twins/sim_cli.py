@@ -1,15 +1,13 @@
-"""`edgetide sim`: run a scenario, or several side by side."""
+"""`edgetide sim run`: one scenario on the virtual clock."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,9 +20,6 @@ from coordinator.twins.simulator import Moment, simulate
 
 LINE_S = 5.0
 """How often a line is written where there is no terminal."""
-
-COMPARED_FRACTIONS = (0.25, 0.5, 1.0)
-"""Shares of the longest run's virtual time at which runs are compared."""
 
 
 def run_scenario_command(scenario: Path, overrides: list[str], seed: int | None, *, as_json: bool) -> None:
@@ -46,53 +41,6 @@ def run_scenario_command(scenario: Path, overrides: list[str], seed: int | None,
         typer.echo(json.dumps({**to_json(result), "wall_s": wall_s}))
     else:
         _print_result(result, wall_s)
-
-
-def compare_scenarios_command(
-    paths: list[Path],
-    seed: int | None,
-    *,
-    as_json: bool,
-    overrides: Sequence[str] = (),
-    strategies: Sequence[str] = (),
-) -> None:
-    """Run several scenarios, or each under several strategies, and print them side by side.
-
-    Args:
-        paths: YAML files.
-        seed: replaces the seed of all.
-        as_json: print one JSON object as the last line of stdout, instead of a table.
-        overrides: `key=value`, applied to all.
-        strategies: instead of the scenarios' own.
-
-    Raises:
-        UserError: a scenario or an override cannot be used.
-    """
-    began_s = time.perf_counter()
-    scenarios = [load_scenario(path, list(overrides)) for path in paths]
-    variants = [
-        msgspec.structs.replace(scenario, strategy=strategy)
-        for scenario in scenarios
-        for strategy in strategies or (scenario.strategy,)
-    ]
-    rows = compare_rows([_run(variant, seed) for variant in variants])
-    wall_s = round(time.perf_counter() - began_s, 3)
-    if as_json:
-        typer.echo(json.dumps({"rows": rows, "wall_s": wall_s}))
-    else:
-        _print_comparison(rows)
-
-
-def compare_rows(results: Sequence[SimResult]) -> list[dict[str, Any]]:
-    """One row a run, JSON-ready; `accuracy_at` has [virtual second, accuracy] at the same times for all."""
-    longest_s = max(result.virtual_s for result in results)
-    rows = []
-    for result in results:
-        times_s = [round(fraction * longest_s, 3) for fraction in COMPARED_FRACTIONS]
-        told = to_json(result)
-        del told["devices"]
-        rows.append({**told, "accuracy_at": [[time_s, result.accuracy_at(time_s)] for time_s in times_s]})
-    return rows
 
 
 def _run(scenario: Scenario, seed: int | None) -> SimResult:
@@ -135,9 +83,10 @@ def _print_result(result: SimResult, wall_s: float) -> None:
     console = Console()
     table = Table(title=f"{result.scenario} · {result.strategy} · seed {result.seed}", show_header=False)
     rows = {
-        "accuracy on held-out data": _percent(result.accuracy),
+        "accuracy on held-out data": f"{_percent(result.accuracy)} ({result.measured_on})",
+        "core-seconds used of those granted": _percent(result.budget_used_fraction),
         "virtual time": f"{result.virtual_s:.0f} s in {wall_s:.1f} s",
-        "rounds": str(result.rounds),
+        "rounds": f"{result.rounds} of {result.round_s:.3g} s",
         "engine": result.engine,
         "updates applied / expired / refused": f"{result.client_updates} / {result.updates_expired} / "
         f"{result.updates_refused}",
@@ -175,27 +124,6 @@ def _print_result(result: SimResult, wall_s: float) -> None:
             Text(f"{device.pauses[0][0]:.0f} s: {device.pauses[0][1]}" if device.pauses else ""),
         )
     console.print(devices)
-
-
-def _print_comparison(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="Accuracy after equal virtual time")
-    for name in ("scenario", "strategy"):
-        table.add_column(name)
-    for time_s, _ in rows[0]["accuracy_at"]:
-        table.add_column(f"{time_s:.0f} s", justify="right")
-    for name in ("virtual s", "GMACs", "sent MB", "updates"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            Text(row["scenario"]),
-            row["strategy"],
-            *[_percent(accuracy) for _, accuracy in row["accuracy_at"]],
-            f"{row['virtual_s']:.0f}",
-            f"{row['macs'] / 1e9:.1f}",
-            f"{row['bytes_sent'] / 1e6:.1f}",
-            str(row["client_updates"]),
-        )
-    Console().print(table)
 
 
 def _percent(fraction: float | None) -> str:

@@ -7,13 +7,14 @@ result and the same weights, whatever else the machine does.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import msgspec
 
 from coordinator.blobs import Blobs
 from coordinator.evaluator import measure
@@ -22,26 +23,29 @@ from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
 from coordinator.rounds import RoundsCore
 from coordinator.settings import Learning, LearningConfig, prepare_learning, read_optimizer
-from coordinator.strategies.names import STRATEGIES
 from coordinator.twins.clock import VirtualClock, VirtualTimers
+from coordinator.twins.data_shares import measured_after_a_round, split_for
+from coordinator.twins.equipment import Equipment, equip
 from coordinator.twins.memory_run import MemoryRun
 from coordinator.twins.network import LinkNetwork
 from coordinator.twins.result import SimResult, make_result
-from coordinator.twins.scenario import Group, Scenario
-from coordinator.twins.twin import MeteredBus, Twin, World, load_board, make_twin
+from coordinator.twins.scenario import Scenario
+from coordinator.twins.twin import MeteredBus, Twin, World, make_twin
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.memory import MemoryBroker
 from device_agent.wire.topics import COORDINATOR
 from firmware_profiles.errors import UserError
 from models.bundle import Bundle
+from models.bundle import decode as decode_bundle
 from models.bundle import encode as encode_bundle
-from models.data.dataset import Dataset
-from models.data.partition import partition
+from models.cost import cost
 from models.engines.choose import make_engine, resolve_engine
 from models.engines.engine import Engine
-from models.subnet import Array
+from models.graph import ModelGraph
+from models.subnet import Array, DropoutVector
 from models.weights import digest as weights_digest
 from models.weights import pack
+from models.zoo import ZOO, load_model
 
 FLEET = "sim"
 PROGRESS_S = 1.0
@@ -86,8 +90,12 @@ def simulate(
         LearningConfig(
             model=scenario.model,
             data=scenario.data,
-            strategy=scenario.strategy,
+            strategy=scenario.method,
             table=None if scenario.table is None else Path(scenario.table),
+            base_width=scenario.base_width,
+            levels=scenario.levels,
+            subnets=scenario.subnets,
+            averages=scenario.averages,
             engine=kind,
             seed=seed,
             num_rounds=scenario.rounds,
@@ -107,15 +115,19 @@ class _Simulation:
     """The nodes of one run and what connects them."""
 
     def __init__(self, scenario: Scenario, learning: Learning, engine: Engine, seed: int) -> None:
-        self._scenario, self._learning, self._engine, self._seed = scenario, learning, engine, seed
-        groups = device_groups(scenario)
-        network = LinkNetwork({device: group.network for device, group in groups.items()}, str(seed))
+        self._learning, self._engine, self._seed = learning, engine, seed
+        self._data = split_for(scenario, learning.data, seed)
+        self._part_of_test = measured_after_a_round(scenario, self._data.test)
+        devices, round_s = equip(scenario, self._data.train, lambda: _full_graph(learning), seed)
+        self._scenario = msgspec.structs.replace(scenario, round_s=round_s)
+        network = LinkNetwork({name: one.board.group.network for name, one in devices.items()}, str(seed))
         self._broker = MemoryBroker(network=network)
         self._clock = VirtualClock(self._broker)
         self._state = MemoryRun(clock=lambda: self._clock.now_s)
         self._is_over = False
+        self._class_accuracy: tuple[float | None, ...] = ()
         self._bus, self._coordinator = self._make_coordinator()
-        self._twins = self._make_twins(groups)
+        self._twins = self._make_twins(devices)
 
     def run(self, progress: Callable[[Moment], None] | None) -> SimResult:
         scenario, clock = self._scenario, self._clock
@@ -133,6 +145,7 @@ class _Simulation:
             twins=self._twins,
             coordinator_bus=self._bus,
             digest=weights_digest(self._coordinator.core.weights),
+            class_accuracy=self._class_accuracy,
         )
 
     def _make_coordinator(self) -> tuple[MeteredBus, CoordinatorNode]:
@@ -141,7 +154,7 @@ class _Simulation:
         core = RoundsCore(
             config=RunConfig(
                 run=f"sim-{self._seed}",
-                strategy_name=scenario.strategy,
+                strategy_name=scenario.method,
                 num_rounds=scenario.rounds,
                 min_devices=scenario.min_devices or scenario.num_devices,
                 deadline_s=scenario.round_s,
@@ -150,8 +163,9 @@ class _Simulation:
                 batch_size=scenario.batch_size,
                 seed=self._seed,
                 learning_rates=learning.learning_rates(),
+                devices_per_round=scenario.devices_per_round,
             ),
-            strategy=STRATEGIES[scenario.strategy][1],
+            strategy=learning.strategy,
             bundle=learning.bundle,
             bundle_ref=blobs.put(encode_bundle(learning.bundle)),
             weights=learning.weights,
@@ -176,26 +190,29 @@ class _Simulation:
         clock.post(node.start)
         return bus, node
 
-    def _make_twins(self, groups: dict[str, Group]) -> dict[str, Twin]:
+    def _make_twins(self, devices: dict[str, Equipment]) -> dict[str, Twin]:
         world = World(
             fleet=FLEET,
             clock=self._clock,
             broker=self._broker,
             engine=lambda _bundle: self._engine,  # one graph and one loss in a run
+            activation_bytes=functools.cache(self._activation_bytes),
+            decode=functools.lru_cache(maxsize=2)(decode_bundle),
             seed=self._seed,
+            telemetry_s=self._scenario.telemetry_s,
         )
-        train = self._learning.data.train
-        parts = partition(train, self._scenario.partition, len(groups), self._seed)
-        boards = {id(group): load_board(group) for group in self._scenario.devices}
-        twins: dict[str, Twin] = {}
-        for (device, group), part in zip(groups.items(), parts, strict=True):
-            data = _share(train.take(part), group.data_fraction, f"{self._seed}/{device}/data")
-            twins[device] = make_twin(world, device, boards[id(group)], data)
-        return twins
+        return {name: make_twin(world, name, one.board, one.data, one.place) for name, one in devices.items()}
+
+    def _activation_bytes(self, vector: DropoutVector) -> int:
+        bundle = self._learning.bundle
+        return cost(bundle.graph, bundle.plan, vector, 1).activation_bytes
 
     def _evaluate(self, version: int, weights: dict[str, Array]) -> None:
-        data = self._learning.data
-        measured = measure(self._engine, weights, data.train, data.test)
+        is_last = self._coordinator.core.state == "evaluating"
+        held_out = self._data.test if is_last else self._part_of_test
+        calibration = self._data.train if self._learning.bundle.graph.statistics else None
+        measured = measure(self._engine, weights, calibration, held_out)
+        self._class_accuracy = measured.class_accuracy
         self._coordinator.evaluated(version, measured.accuracy, measured.loss)
 
     def _finished(self) -> None:
@@ -230,36 +247,16 @@ class _Simulation:
         )
 
 
-def device_groups(scenario: Scenario) -> dict[str, Group]:
-    """Each device's id with its group: the group's id, or the profile's name, and a number.
-
-    Raises:
-        UserError: two groups give the same ids.
-    """
-    groups: dict[str, Group] = {}
-    num_named: dict[str, int] = {}
-    for group in scenario.devices:
-        prefix = group.id or Path(group.profile).stem[:48]
-        for _ in range(group.count):
-            num_named[prefix] = num_named.get(prefix, 0) + 1
-            device = f"{prefix}-{num_named[prefix]}"
-            if device in groups:
-                raise UserError(f"two devices are called {device}: give their groups other ids")
-            groups[device] = group
-    return groups
+def _full_graph(learning: Learning) -> ModelGraph:
+    """The network of the run's config at width 1."""
+    train = learning.data.train
+    fit = (train.shape, train.num_classes) if learning.config.model in ZOO else (None, None)
+    return load_model(learning.config.model, *fit)[0]
 
 
 def grace_s(scenario: Scenario) -> float:
     """Seconds an update has for its way; as the live coordinator reckons if the scenario does not say."""
     return scenario.grace_s or max(2.0, 0.25 * scenario.round_s)
-
-
-def _share(data: Dataset, fraction: float, seed: str) -> Dataset:
-    if fraction == 1.0:
-        return data
-    indices = list(range(len(data)))
-    random.Random(seed).shuffle(indices)
-    return data.take(np.array(sorted(indices[: max(1, round(fraction * len(indices)))]), np.int64))
 
 
 @contextmanager

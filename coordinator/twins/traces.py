@@ -7,9 +7,12 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
-from coordinator.twins.scenario import Csv, Ramp, Resources, Steps, Trace, Walk
+from coordinator.twins.recordings import recorded_load, synthetic_ranks
+from coordinator.twins.trace_kinds import Availability, Csv, Point, Ramp, Resources, Steps, Trace, Vm, Walk
 from firmware_profiles.errors import UserError
 from firmware_profiles.fit import nearest
 from firmware_profiles.profile import FirmwareProfile
@@ -17,58 +20,76 @@ from firmware_profiles.resources import Snapshot
 
 MAX_CSV_ROWS = 1_000_000
 
+SPAN_SAMPLES = 288
+"""Samples of a trace without an end that are taken to show its mean: a day at 5 minutes."""
+
+TRACES = tuple(name for name in Resources.__struct_fields__ if name != "start_hour")
+
 Reading = Callable[[float], "float | None"]
 """Value at a time in virtual seconds; None where it is not known."""
 
 
-def make_sensors(resources: Resources, profile: FirmwareProfile, seed: str) -> Callable[[float], Snapshot]:
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a device stands in its fleet and its run, which some traces depend on.
+
+    Attributes:
+        device: its number. seed: of the run.
+        round_s: seconds of an order. step_s: of them for one mini-batch.
+    """
+
+    device: int = 0
+    seed: int = 0
+    round_s: float = 60.0
+    step_s: float = 1.0
+
+
+def make_sensors(
+    resources: Resources, profile: FirmwareProfile, seed: str, place: Place = Place()
+) -> Callable[[float], Snapshot]:
     """Return what the sensors of one device read at a time.
 
     Args:
         resources: the traces.
         profile: the board they belong to.
-        seed: of this device's random walks; the same one gives the same readings.
+        seed: of what this device alone draws; the same one gives the same readings.
+        place: of the device.
 
     Raises:
-        UserError: a CSV file cannot be used.
+        UserError: a file cannot be used.
     """
-    names = ("cpu_others_fraction", "memory_available_bytes", "battery_fraction", "charging")
-    names += ("temperature_celsius", "throttled", "clock_hz")
-    readings = {name: make_reading(getattr(resources, name), f"{seed}/{name}") for name in names}
+    known = {name: trace for name in TRACES if (trace := getattr(resources, name)) is not None}
+    readings = {name: make_reading(trace, f"{seed}/{name}", place) for name, trace in known.items()}
 
     def read(time_s: float) -> Snapshot:
         values = {name: reading(time_s) for name, reading in readings.items()}
-        memory = values["memory_available_bytes"]
+        memory = values.get("memory_available_bytes")
         return Snapshot(
             num_cores=profile.num_cores,
-            cpu_others_fraction=_fraction(values["cpu_others_fraction"]),
+            cpu_others_fraction=_fraction(values.get("cpu_others_fraction")),
             memory_available_bytes=None if memory is None else max(0, int(memory)),
-            battery_fraction=_fraction(values["battery_fraction"]),
-            charging=_truth(values["charging"]),
-            temperature_celsius=values["temperature_celsius"],
-            throttled=_truth(values["throttled"]),
-            clock_hz=values["clock_hz"],
+            battery_fraction=_fraction(values.get("battery_fraction")),
+            charging=_truth(values.get("charging")),
+            temperature_celsius=values.get("temperature_celsius"),
+            throttled=_truth(values.get("throttled")),
+            clock_hz=values.get("clock_hz"),
             hour_of_day=None if resources.start_hour is None else (resources.start_hour + time_s / 3600) % 24,
         )
 
     return read
 
 
-def make_reading(trace: Trace | None, seed: str) -> Reading:
+def make_reading(trace: Trace | None, seed: str, place: Place = Place()) -> Reading:
     """Return the function of time that a trace describes.
 
     Raises:
-        UserError: its CSV file cannot be used.
+        UserError: its file cannot be used.
     """
-    if isinstance(trace, Steps):
-        return _steps([time_s for time_s, _ in trace.points], [float(value) for _, value in trace.points])
-    if isinstance(trace, Ramp):
-        return _ramp([time_s for time_s, _ in trace.points], [float(value) for _, value in trace.points])
-    if isinstance(trace, Walk):
-        return _walk(trace, random.Random(seed))
-    if isinstance(trace, Csv):
-        return _csv(trace)
-    return lambda _time_s: None if trace is None else float(trace)
+    make = _MAKE.get(type(trace))
+    if make is not None:
+        return make(trace, seed, place)
+    constant = None if trace is None else float(trace)  # type: ignore[arg-type]
+    return lambda _time_s: constant
 
 
 def _steps(times_s: Sequence[float], values: Sequence[float | None]) -> Reading:
@@ -109,6 +130,51 @@ def _reflected(value: float, low: float, high: float) -> float:
         return low
     offset = (value - low) % (2 * (high - low))
     return low + min(offset, 2 * (high - low) - offset)
+
+
+def _around(values: Sequence[float], every_s: float) -> Reading:
+    """Straight lines from sample to sample, from the last one back to the first."""
+    ahead = [*values[1:], values[0]]
+
+    def reading(time_s: float) -> float:
+        passed, fraction = divmod(time_s / every_s, 1.0)
+        index = int(passed) % len(values)
+        return values[index] + (ahead[index] - values[index]) * fraction
+
+    return reading
+
+
+def _availability(trace: Availability, seed: str, place: Place) -> Reading:
+    low, high = trace.low, trace.high
+    if trace.redraw is None:
+        return _around([low + (high - low) * rank for rank in synthetic_ranks(seed).tolist()], trace.every_s)
+    if trace.redraw == "never":
+        constant = random.Random(seed).uniform(low, high)
+        return lambda _time_s: constant
+    period_s = {"step": place.step_s, "round": place.round_s}.get(trace.redraw, trace.redraw)  # type: ignore[arg-type]
+    latest: tuple[int, float] = (-1, 0.0)  # of the period's number alone, whatever is asked first
+
+    def reading(time_s: float) -> float:
+        nonlocal latest
+        number = math.floor(time_s / period_s)
+        if number != latest[0]:
+            latest = number, random.Random(f"{seed}/{number}").uniform(low, high)
+        return latest[1]
+
+    return reading
+
+
+def span_s(trace: Trace | None) -> float:
+    """Seconds over which a trace shows what it is like; 0 for a constant."""
+    if isinstance(trace, (Steps, Ramp)):
+        return trace.points[-1][0]
+    if isinstance(trace, Csv):
+        return trace.repeat_s or _read_columns(trace)[0][-1]
+    if isinstance(trace, (Vm, Walk)) or (isinstance(trace, Availability) and trace.redraw is None):
+        return SPAN_SAMPLES * trace.every_s
+    if isinstance(trace, Availability):
+        return SPAN_SAMPLES * (trace.redraw if isinstance(trace.redraw, float) else 1.0)
+    return 0.0
 
 
 def _csv(trace: Csv) -> Reading:
@@ -157,6 +223,22 @@ def _number(text: str | None, trace: Csv, line: int) -> float | None:
 
 def _fraction(value: float | None) -> float | None:
     return None if value is None else min(1.0, max(0.0, value))
+
+
+_MAKE: dict[type, Callable[[Any, str, Place], Reading]] = {
+    Steps: lambda trace, _seed, _place: _steps(*_columns(trace.points)),
+    Ramp: lambda trace, _seed, _place: _ramp(*_columns(trace.points)),
+    Walk: lambda trace, seed, _place: _walk(trace, random.Random(seed)),
+    Csv: lambda trace, _seed, _place: _csv(trace),
+    Vm: lambda trace, _seed, place: _around(
+        recorded_load(trace, place.device, place.seed).tolist(), trace.every_s
+    ),
+    Availability: _availability,
+}
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [time_s for time_s, _ in points], [float(value) for _, value in points]
 
 
 def _truth(value: float | None) -> bool | None:

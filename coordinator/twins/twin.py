@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 from coordinator.twins.clock import VirtualClock, VirtualTimers
+from coordinator.twins.groups import Group
 from coordinator.twins.jobs import StepModel, VirtualJobs
-from coordinator.twins.scenario import Group
-from coordinator.twins.traces import make_sensors
+from coordinator.twins.traces import Place, make_sensors
 from device_agent.agent import AgentCore
 from device_agent.live_jobs import Listener
 from device_agent.node import AgentNode
@@ -26,9 +26,11 @@ from device_agent.workbench import Workbench
 from firmware_profiles.errors import UserError
 from firmware_profiles.policy import Policy, load_policy, policy_digest
 from firmware_profiles.profile import FirmwareProfile, load_profile
+from firmware_profiles.resources import Snapshot
 from models.bundle import Bundle
 from models.data.dataset import Dataset
 from models.engines.engine import Engine
+from models.subnet import DropoutVector
 
 
 @dataclass
@@ -74,12 +76,14 @@ class Twin:
 
     Attributes:
         board: what it is. node: its agent. bus: its connection. jobs: what it trained.
+        read: its sensors at a time.
     """
 
     board: Board
     node: AgentNode
     bus: MeteredBus
     jobs: VirtualJobs
+    read: Callable[[float], Snapshot]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +93,20 @@ class World:
     Attributes:
         fleet: its name. clock, broker: time and messages.
         engine: makes the engine of a bundle; twins may share one, for it has no state.
+        activation_bytes: what the backward pass of a sample reads in a sub-network of this vector.
+        decode: reads a bundle.
         seed: of everything that is drawn.
+        telemetry_s: seconds between a device's telemetry messages.
     """
 
     fleet: str
     clock: VirtualClock
     broker: MemoryBroker
     engine: Callable[[Bundle], Engine]
+    activation_bytes: Callable[[DropoutVector], int]
+    decode: Callable[[bytes], Bundle]
     seed: int
+    telemetry_s: float
     version: str = field(default_factory=lambda: metadata.version("edgetide"))
 
 
@@ -118,13 +128,14 @@ def load_board(group: Group) -> Board:
     model = StepModel(
         core_seconds_per_mac=speed.core_seconds_per_mac,
         core_seconds_per_step=speed.core_seconds_per_step,
+        core_seconds_per_activation_byte=speed.core_seconds_per_activation_byte,
         num_threads=min(group.num_threads, profile.num_cores),
         jitter_fraction=group.step_jitter_fraction,
     )
     return Board(group, profile, policy, model)
 
 
-def make_twin(world: World, device: str, board: Board, data: Dataset) -> Twin:
+def make_twin(world: World, device: str, board: Board, data: Dataset, place: Place) -> Twin:
     """Build a device's agent on virtual ports; it is connected and starts at this moment of virtual time.
 
     Raises:
@@ -132,7 +143,7 @@ def make_twin(world: World, device: str, board: Board, data: Dataset) -> Twin:
     """
     clock, group = world.clock, board.group
     timers = VirtualTimers(clock)
-    read = make_sensors(group.resources, board.profile, f"{world.seed}/{device}")
+    read = make_sensors(group.resources, board.profile, f"{world.seed}/{device}", place)
 
     def draws(what: str) -> random.Random:
         return random.Random(f"{world.seed}/{device}/{what}")
@@ -157,6 +168,8 @@ def make_twin(world: World, device: str, board: Board, data: Dataset) -> Twin:
         snapshot=lambda: read(clock.now_s),
         engine=world.engine,
         num_threads=board.model.num_threads,
+        decode=world.decode,
+        speed=(board.model.core_seconds_per_mac, board.model.core_seconds_per_step),
     )
     listener = Listener(
         progress=lambda cost: node.job_progress(cost),  # noqa: PLW0108 - node is made below
@@ -164,10 +177,17 @@ def make_twin(world: World, device: str, board: Board, data: Dataset) -> Twin:
         done=lambda result, busy_s, wall_s: node.job_done(result, busy_s, wall_s),  # noqa: PLW0108
         failed=lambda reason: node.job_failed(reason),  # noqa: PLW0108
     )
-    jobs = VirtualJobs(bench=bench, listener=listener, timers=timers, model=board.model, rng=draws("steps"))
+    jobs = VirtualJobs(
+        bench=bench,
+        listener=listener,
+        timers=timers,
+        model=board.model,
+        rng=draws("steps"),
+        activation_bytes=world.activation_bytes,
+    )
     node = AgentNode(
         fleet=world.fleet,
-        core=AgentCore(_hello(world, device, board, data, outbox.boot_epoch)),
+        core=AgentCore(_hello(world, device, board, data, outbox.boot_epoch), telemetry_s=world.telemetry_s),
         bus=bus,
         outbox=outbox,
         downloads=Downloads(draws("downloads")),
@@ -189,7 +209,7 @@ def make_twin(world: World, device: str, board: Board, data: Dataset) -> Twin:
         down_topic(world.fleet, device, bulk=True),
     ):
         bus.subscribe(topic, lambda topic, payload: clock.post(lambda: node.received(topic, payload)))
-    return Twin(board=board, node=node, bus=bus, jobs=jobs)
+    return Twin(board=board, node=node, bus=bus, jobs=jobs, read=read)
 
 
 def _hello(world: World, device: str, board: Board, data: Dataset, boot_epoch: int) -> Hello:

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from device_agent.strategies.distreal import DISTREAL
-from device_agent.strategies.full import FULL
 from device_agent.strategies.strategy import DeviceStrategy
+from device_agent.strategies.subnets import SUBNETS
 
-DEVICE_STRATEGIES: dict[str, DeviceStrategy] = {"distreal": DISTREAL, "full": FULL}
+_OF_SUBNETS = (
+    "distreal",
+    "distreal-paper",
+    "full",
+    "drop",
+    "small",
+    "heterofl",
+    "fjord",
+    "fjord-kd",
+    "fedrolex",
+    "feddrop",
+    "fiarse",
+    "uniform",
+)
+
+DEVICE_STRATEGIES: dict[str, DeviceStrategy] = dict.fromkeys(_OF_SUBNETS, SUBNETS)
+"""What tells these methods apart on the device is in their bundle's SubnetSettings."""

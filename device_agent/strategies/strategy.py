@@ -4,12 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from firmware_profiles.resources import Budget, Pause
+from models.subnet_settings import SubnetSettings
 from models.table import ParetoTable, TableEntry
 
 CoreSeconds = Callable[[TableEntry], float]
-Choice = TableEntry | Pause
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """What is known before a mini-batch.
+
+    Attributes:
+        table: in force. budget: of the moment. step: mini-batches of the order that are done.
+        num_cores: of the machine, to which the budget's share refers.
+        core_seconds: predicts the seconds of one core that an entry's mini-batch takes here.
+    """
+
+    table: ParetoTable
+    budget: Budget
+    step: int
+    num_cores: int
+    core_seconds: CoreSeconds
+
+
+class Chosen(NamedTuple):
+    """What a mini-batch trains. `largest` is what it might have trained: it teaches in self-distillation."""
+
+    entry: TableEntry
+    largest: TableEntry
+
+
+Choice = Chosen | Pause
+Choose = Callable[[Moment], Choice]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderStart:
+    """What is known when an order begins.
+
+    Attributes:
+        settings: the method's. round_number, seed: of the order.
+        is_first: nothing was trained here with this bundle yet, so nobody knows how long it takes.
+    """
+
+    settings: SubnetSettings
+    round_number: int
+    seed: int
+    is_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -17,8 +61,7 @@ class DeviceStrategy:
     """The device half of a strategy.
 
     Attributes:
-        choose: (table, budget, num_cores, core_seconds) -> the entry for the next mini-batch, or why to
-            pause. `core_seconds` predicts the seconds of one core that an entry's mini-batch takes here.
+        begin: makes the choice of one order, which is then asked before every mini-batch.
     """
 
-    choose: Callable[[ParetoTable, Budget, int, CoreSeconds], Choice]
+    begin: Callable[[OrderStart], Choose]

@@ -101,6 +101,7 @@ class MemoryBroker:
         self._direct = direct
         self._delivering = False
         self._buses: dict[str, MemoryBus] = {}
+        self._receivers: dict[str, list[tuple[MemoryBus, Receive]]] = {}
         self._retained: dict[str, tuple[str, Message]] = {}
         self._queue: list[_Flight] = []
         self._num_queued = 0
@@ -161,10 +162,12 @@ class MemoryBroker:
         if older is not None and older is not bus:
             older.lose_connection("another connection took over the client id")
         self._buses[bus.client_id] = bus
+        self._receivers.clear()
 
     def _detach(self, bus: MemoryBus, will: Will | None) -> None:
         if self._buses.get(bus.client_id) is bus:
             del self._buses[bus.client_id]
+            self._receivers.clear()
         if will is not None:
             self._publish(bus.client_id, Message(*will, retain=True))
 
@@ -174,27 +177,38 @@ class MemoryBroker:
         elif message.retain:
             self._retained.pop(message.topic, None)
         self._num_published += 1
-        for bus in list(self._buses.values()):
-            for pattern, receive in bus.subscriptions:
-                self._enqueue(bus, pattern, receive, sender, message, self._num_published)
+        for bus, receive in self._receivers_of(message.topic):
+            self._enqueue(bus, receive, sender, message, self._num_published)
         self._flush_if_direct()
 
+    def _receivers_of(self, topic: str) -> list[tuple[MemoryBus, Receive]]:
+        """Who gets a topic, kept until connections or subscriptions change: fleets have thousands of them."""
+        found = self._receivers.get(topic)
+        if found is None:
+            found = [
+                (bus, receive)
+                for bus in self._buses.values()
+                for pattern, receive in bus.subscriptions
+                if _fits(pattern, topic)
+            ]
+            self._receivers[topic] = found
+        return found
+
     def _offer_retained(self, bus: MemoryBus, pattern: str, receive: Receive) -> None:
+        self._receivers.clear()
         for sender, message in self._retained.values():
-            self._enqueue(bus, pattern, receive, sender, message)
+            if _fits(pattern, message.topic):
+                self._enqueue(bus, receive, sender, message)
         self._flush_if_direct()
 
     def _enqueue(
         self,
         bus: MemoryBus,
-        pattern: str,
         receive: Receive,
         sender: str,
         message: Message,
         publication: int | None = None,
     ) -> None:
-        if pattern != message.topic and not (_is_filter(pattern) and matches(pattern, message.topic)):
-            return
         delivery = Delivery(
             sender, bus.client_id, message.topic, message.payload, message.qos, self.now_s, publication
         )
@@ -225,9 +239,9 @@ class MemoryBroker:
             _log.exception("receiver failed on %s", flight.delivery.topic)
 
 
-def _is_filter(pattern: str) -> bool:
+def _fits(pattern: str, topic: str) -> bool:
     # Most subscriptions name one topic: in a large fleet comparing them level by level is what takes time.
-    return "+" in pattern or "#" in pattern
+    return pattern == topic or (("+" in pattern or "#" in pattern) and matches(pattern, topic))
 
 
 class MemoryBus:

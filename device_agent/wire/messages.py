@@ -146,7 +146,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     """Device -> coordinator: what was learned for one order.
 
     Which entries each mini-batch touched costs almost nothing on the wire: the coordinator replays
-    `models.subnet.sample(plan, vectors[step_vectors[i]], seed, i)`.
+    the bundle's draw (`models.draws`) of `vectors[step_vectors[i]]` at mini-batch i.
 
     Attributes:
         vectors: the distinct dropout vectors used.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 import numpy as np
@@ -12,6 +12,8 @@ from firmware_profiles.errors import UserError
 from models.data.dataset import Dataset
 
 Parts = list[NDArray[np.int64]]
+Weights = NDArray[np.float64]
+"""[num_devices]: how much of the whole each device ought to get, relative to the others."""
 
 MIN_SAMPLES = 2
 """A Dirichlet draw leaves no device with fewer samples than this."""
@@ -33,6 +35,91 @@ def partition(dataset: Dataset, scheme: str, num_devices: int, seed: int) -> Par
     Raises:
         UserError: the scheme is unknown or cannot serve that many devices.
     """
+    parts = _share_out(dataset, scheme, np.ones(max(num_devices, 0)), seed)
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def partition_by_labels(
+    dataset: Dataset, scheme: str, labels: Sequence[Sequence[int] | None], seed: int
+) -> Parts:
+    """As `partition`, with labels of which some devices hold all samples.
+
+    Samples of a label that devices list are shared out by the scheme among these alone, all others among
+    all devices, so that every device comes as near to the same number of samples as it can. In a
+    Dirichlet draw that makes a device's parameter `alpha` times the share it ought to get.
+
+    Args:
+        dataset: what is shared out.
+        scheme: see `partition`; not `owner`, whose samples stay together.
+        labels: for each device those it lists, or None.
+        seed: decides every draw.
+
+    Returns:
+        For each device its sample indices, int64, ascending.
+
+    Raises:
+        UserError: as `partition`; a listed label has no samples, or nothing is left for some device.
+    """
+    if not any(labels):
+        return partition(dataset, scheme, len(labels), seed)
+    if scheme.partition(":")[0] == "owner":
+        raise UserError("labels go with the partitions iid, dirichlet:ALPHA and shards:K, not with owner.")
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in labels]
+    for number, (members, samples) in enumerate(_pools(dataset, labels)):
+        sizes = np.array([sum(map(len, parts[device])) for device in members])
+        devices, weights = _levelled(np.array(members), sizes, len(samples))
+        shared = _share_out(dataset.take(samples), scheme, weights, (seed, number))
+        for device, part in zip(devices, shared, strict=True):
+            parts[device].append(samples[part])
+    poor = next((device for device, part in enumerate(parts) if not part), None)
+    if poor is not None:
+        raise UserError(
+            f"device {poor + 1} of {len(labels)} gets no samples: others list every label that has any. "
+            "List fewer labels, or some for all devices."
+        )
+    return [np.sort(np.concatenate(part)).astype(np.int64) for part in parts]
+
+
+def _pools(
+    dataset: Dataset, labels: Sequence[Sequence[int] | None]
+) -> list[tuple[tuple[int, ...], NDArray[np.int64]]]:
+    """(devices, samples) of labels that the same devices list; last what nobody lists, for all devices."""
+    holders: dict[int, tuple[int, ...]] = {}
+    for label in sorted({label for listed in labels for label in listed or ()}):
+        holders[label] = tuple(index for index, listed in enumerate(labels) if label in (listed or ()))
+        if not np.any(dataset.labels == label):
+            raise UserError(f"label {label} is listed, and the data has no sample of it.")
+    pools = [
+        (
+            members,
+            np.flatnonzero(np.isin(dataset.labels, [one for one in holders if holders[one] == members])),
+        )
+        for members in dict.fromkeys(holders.values())
+    ]
+    rest = np.flatnonzero(~np.isin(dataset.labels, list(holders)))
+    return [*pools, (tuple(range(len(labels))), rest)] if len(rest) else pools
+
+
+def _levelled(
+    members: NDArray[np.int64], sizes: NDArray[np.int64], num_samples: int
+) -> tuple[NDArray[np.int64], Weights]:
+    """Who gets how much of a pool, so that the members' sizes come as level as they can.
+
+    Those with nothing yet always take part, others where the level leaves them at least MIN_SAMPLES.
+    """
+    order = np.argsort(sizes, kind="stable")
+    rising = sizes[order]
+    counts = np.arange(1, len(rising) + 1)
+    levels = (num_samples + np.cumsum(rising)) / counts  # if the first 1, 2, … members share it
+    takes_part = (rising == 0) | (levels - rising >= MIN_SAMPLES)
+    last = int(np.flatnonzero(takes_part)[-1]) if takes_part.any() else 0
+    chosen = np.sort(order[: last + 1])
+    missing = np.maximum(levels[last] - sizes[chosen], 1e-3)
+    return members[chosen], missing / missing.mean()
+
+
+def _share_out(dataset: Dataset, scheme: str, weights: Weights, seed: int | tuple[int, ...]) -> Parts:
+    num_devices = len(weights)
     name, _, argument = scheme.partition(":")
     if name not in _SCHEMES:
         nearest = get_close_matches(name, _SCHEMES, n=1)
@@ -46,16 +133,32 @@ def partition(dataset: Dataset, scheme: str, num_devices: int, seed: int) -> Par
             f"{len(dataset)} samples cannot be shared out to {num_devices} devices by '{scheme}'. "
             "Use fewer devices or more data."
         )
-    parts = _SCHEMES[name](dataset, argument, num_devices, np.random.default_rng(seed))
-    return [np.sort(part).astype(np.int64) for part in parts]
+    return _SCHEMES[name](dataset, argument, weights, np.random.default_rng(seed))
 
 
-def _iid(dataset: Dataset, argument: str, num_devices: int, rng: np.random.Generator) -> Parts:
+def _sizes(weights: Weights, num_samples: int) -> NDArray[np.int64]:
+    """Whole numbers in the weights' proportions, by largest remainder; none of them 0 if there are enough."""
+    exact = weights * (num_samples / weights.sum())
+    sizes = np.floor(exact + 1e-9).astype(np.int64)
+    remainders = np.argsort(-(exact - sizes).round(9), kind="stable")
+    sizes[remainders[: num_samples - sizes.sum()]] += 1
+    for empty in np.flatnonzero(sizes == 0):
+        if (largest := int(np.argmax(sizes))) != empty and sizes[largest] > 1:
+            sizes[largest] -= 1
+            sizes[empty] += 1
+    return sizes
+
+
+def _cut(items: NDArray[np.int64], sizes: NDArray[np.int64]) -> Parts:
+    return np.split(items, np.cumsum(sizes)[:-1])
+
+
+def _iid(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Generator) -> Parts:
     _no_argument("iid", argument)
-    return np.array_split(rng.permutation(len(dataset)), num_devices)
+    return _cut(rng.permutation(len(dataset)), _sizes(weights, len(dataset)))
 
 
-def _dirichlet(dataset: Dataset, argument: str, num_devices: int, rng: np.random.Generator) -> Parts:
+def _dirichlet(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Generator) -> Parts:
     """Each class is shared out in proportions drawn from Dir(alpha).
 
     References:
@@ -65,10 +168,10 @@ def _dirichlet(dataset: Dataset, argument: str, num_devices: int, rng: np.random
     alpha = _float(argument)
     if alpha is None or not 1e-3 <= alpha <= 1e6:
         raise UserError(f"dirichlet:{argument}: give an alpha from 0.001 to 1000000, such as dirichlet:0.3.")
-    piles: list[list[int]] = [[] for _ in range(num_devices)]
+    piles: list[list[int]] = [[] for _ in weights]
     for label in np.unique(dataset.labels):
         members = rng.permutation(np.flatnonzero(dataset.labels == label))
-        shares = rng.dirichlet(np.full(num_devices, alpha))
+        shares = rng.dirichlet(alpha * weights)
         ends = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
         for pile, piece in zip(piles, np.split(members, ends), strict=True):
             pile.extend(piece.tolist())
@@ -79,25 +182,28 @@ def _dirichlet(dataset: Dataset, argument: str, num_devices: int, rng: np.random
     return [np.array(pile, np.int64) for pile in piles]
 
 
-def _shards(dataset: Dataset, argument: str, num_devices: int, rng: np.random.Generator) -> Parts:
+def _shards(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Generator) -> Parts:
     """Samples sorted by label are cut into equal runs; each device gets `k` of them.
 
     References:
         McMahan et al., "Communication-efficient learning of deep networks from decentralized data",
         arXiv 1602.05629, section 3.
     """
-    most = len(dataset) // num_devices
+    most = len(dataset) // len(weights)
     if not argument.isdecimal() or not 1 <= int(argument[:9]) <= most:
         raise UserError(f"shards:{argument}: give a whole number from 1 to {most}, such as shards:2.")
     per_device = int(argument)
     shuffled = rng.permutation(len(dataset))
     by_label = shuffled[np.argsort(dataset.labels[shuffled], kind="stable")]
-    runs = np.array_split(by_label, num_devices * per_device)
-    dealt = rng.permutation(len(runs)).reshape(num_devices, per_device)
+    dealt = rng.permutation(len(weights) * per_device).reshape(len(weights), per_device)
+    of_runs = np.empty(dealt.size)
+    of_runs[dealt] = weights[:, None]
+    runs = _cut(by_label, _sizes(of_runs, len(dataset)))
     return [np.concatenate([runs[run] for run in mine]) for mine in dealt]
 
 
-def _by_owner(dataset: Dataset, argument: str, num_devices: int, rng: np.random.Generator) -> Parts:
+def _by_owner(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Generator) -> Parts:
+    num_devices = len(weights)
     _no_argument("owner", argument)
     if dataset.owner is None:
         raise UserError(
@@ -131,7 +237,7 @@ def _float(text: str) -> float | None:
         return None
 
 
-_SCHEMES: dict[str, Callable[[Dataset, str, int, np.random.Generator], Parts]] = {
+_SCHEMES: dict[str, Callable[[Dataset, str, Weights, np.random.Generator], Parts]] = {
     "iid": _iid,
     "dirichlet": _dirichlet,
     "shards": _shards,

@@ -97,6 +97,27 @@ ZOO: dict[str, ZooEntry] = {
         16,
         "models.zoo.dscnn:dscnn_1d",
     ),
+    "cnn-tiny-28": ZooEntry(
+        "cnn-28 with 12, 24 and 32 channels, for simulations of many devices",
+        (1, 28, 28),
+        10,
+        8,
+        "models.zoo.tiny:cnn_tiny_28",
+    ),
+    "cnn-tiny-32": ZooEntry(
+        "cnn-28 with 16, 24 and 48 channels, for simulations of many devices",
+        (3, 32, 32),
+        10,
+        8,
+        "models.zoo.tiny:cnn_tiny_32",
+    ),
+    "cnn-tiny-1d": ZooEntry(
+        "3 1-D convolutions (16, 24, 32) over mel bands, for simulations of many devices",
+        (32, 47),
+        10,
+        8,
+        "models.zoo.tiny:cnn_tiny_1d",
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.aggregate import Aggregator
+from coordinator.strategies.averages import AverageSettings
 from firmware_profiles.errors import PeerError
 from models.subnet import Subnet
 from models.widths import Segment, WidthGroup, WidthPlan
@@ -44,6 +45,11 @@ def draw(plan, vector, seed, step):
             for g, k in zip(plan.groups, vector, strict=True)
         )
     )
+
+
+def draw_of(seed, _round_number):
+    """The stand-in as an aggregator wants it."""
+    return lambda vector, step: draw(PLAN, vector, seed, step)
 
 
 def tensors(seed, scale=1.0):
@@ -87,7 +93,7 @@ def brute_force(base, updates, cap=8.0):
 
 
 def aggregate(base, updates, cap=8.0):
-    aggregator = Aggregator(PLAN, base, cap, draw=draw)
+    aggregator = Aggregator(PLAN, base, AverageSettings(cap=cap), draw_of)
     for update in updates:
         aggregator.fold(**update)
     return aggregator.finish()
@@ -169,7 +175,7 @@ def test_a_single_full_update_moves_the_weights_by_exactly_its_delta():
 
 
 def fixed_draw(*kept_by_step):
-    return lambda _plan, _vector, _seed, step: Subnet(tuple(np.array(k) for k in kept_by_step[step]))
+    return lambda _seed, _round: lambda _vector, step: Subnet(tuple(np.array(k) for k in kept_by_step[step]))
 
 
 def ones_like_base(base, value=1.0):
@@ -198,7 +204,7 @@ def test_an_entry_that_half_of_the_steps_trained_is_not_diluted():
 def test_rarely_trained_entries_are_raised_no_more_than_the_cap():
     base = ones_like_base(tensors(1), 64.0)
     steps = [((0,), (0,))] * 19 + [((1,), (0,))]
-    aggregator = Aggregator(PLAN, base, cap=4.0, draw=fixed_draw(*steps))
+    aggregator = Aggregator(PLAN, base, AverageSettings(cap=4.0), fixed_draw(*steps))
     aggregator.fold(ones_like_base(base), 10, [(1, 1)], [0] * 20, seed=0)
     assert aggregator.finish()["conv1.bias"][1] == 68.0
 
@@ -209,6 +215,109 @@ def test_an_update_counts_only_for_what_it_trained():
     aggregator.fold(ones_like_base(base, 1.0), 10, [FULL], [0], seed=0)
     aggregator.fold(ones_like_base(base, 4.0), 10, [(1, 1)], [0], seed=0)
     np.testing.assert_array_equal(aggregator.finish()["conv1.bias"], [66.5, 65.0, 65.0])
+
+
+def half_and_whole(base, **settings):
+    """The bias, from 64, after a full update of 30 samples moved it by 1 and a narrow one of 10 by 4."""
+    aggregator = Aggregator(PLAN, base, AverageSettings(**settings), fixed_draw(((0,), (0,)), ((0,), (0,))))
+    aggregator.fold(ones_like_base(base, 1.0), 30, [FULL], [0], seed=0, num_data=10)
+    aggregator.fold(ones_like_base(base, 4.0), 10, [(1, 1)], [0, 0], seed=0, num_data=10)
+    return aggregator.finish()["conv1.bias"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [("touched", [65.75, 65.0, 65.0]), ("plain", [65.75, 65.75, 65.75]), ("by-steps", [65.75, 65.0, 65.0])],
+)
+def test_what_divides_an_entrys_deltas_is_a_setting(entries, expected):
+    assert half_and_whole(ones_like_base(tensors(1), 64.0), entries=entries) == expected
+
+
+def test_a_plain_average_is_diluted_by_updates_that_did_not_train_an_entry():
+    base = ones_like_base(tensors(1), 64.0)
+    aggregator = Aggregator(PLAN, base, AverageSettings(entries="plain"))
+    delta = ones_like_base(base, 0.0)
+    aggregator.fold(delta, 10, [FULL], [0], seed=0)
+    delta["conv1.bias"][0] = 1.0
+    aggregator.fold(delta, 10, [FULL], [0], seed=0)
+    assert aggregator.finish()["conv1.bias"].tolist() == [64.5, 64.0, 64.0]
+
+
+def test_touched_does_not_care_how_often():
+    base = ones_like_base(tensors(1), 64.0)
+    aggregator = Aggregator(
+        PLAN, base, AverageSettings(entries="touched"), fixed_draw(((0,), (0,)), ((1,), (0,)), ((0,), (0,)))
+    )
+    aggregator.fold(ones_like_base(base), 10, [(1, 1)], [0, 0, 0], seed=0)
+    assert aggregator.finish()["conv1.bias"].tolist() == [65.0, 65.0, 64.0]
+
+
+@pytest.mark.parametrize(("weighting", "first"), [("samples", 65.75), ("data", 66.5), ("equal", 66.5)])
+def test_what_an_update_weighs_is_a_setting(weighting, first):
+    assert half_and_whole(ones_like_base(tensors(1), 64.0), weighting=weighting)[0] == first
+
+
+@pytest.mark.parametrize(
+    ("power", "moved"), [(0.0, 3.25), (1.0, 2.5 * (0.25 * 1 + 0.75 * 4 / 3)), (0.5, None)]
+)
+def test_step_normalisation_counts_every_update_as_the_mean_number_of_steps(power, moved):
+    """FedNova by hand: shares .25 and .75, steps 1 and 3, deltas 1 and 4; mean steps .25 + .75 x 3 = 2.5."""
+    base = ones_like_base(tensors(1), 64.0)
+    aggregator = Aggregator(PLAN, base, AverageSettings(step_normalisation=power))
+    aggregator.fold(ones_like_base(base, 1.0), 10, [FULL], [0], seed=0)
+    aggregator.fold(ones_like_base(base, 4.0), 30, [FULL], [0] * 3, seed=0)
+    if moved is None:
+        moved = (0.25 + 0.75 * 3**0.5) * (0.25 * 1 + 0.75 * 4 / 3**0.5)
+    np.testing.assert_allclose(aggregator.finish()["conv1.bias"] - 64, moved, rtol=1e-6)
+
+
+def test_server_momentum_is_fedavgm_over_rounds():
+    """v = m v + d, w = w + rate v, kept as the difference of two versions."""
+    settings = AverageSettings(server_momentum=0.5, server_learning_rate=2.0)
+    weights, before, velocity, expected = ones_like_base(tensors(1), 64.0), None, 0.0, 64.0
+    for delta in (1.0, 0.0, 4.0):
+        aggregator = Aggregator(PLAN, weights, settings)
+        aggregator.fold(ones_like_base(weights, delta), 10, [FULL], [0], seed=0)
+        weights, before = aggregator.finish(before), weights
+        velocity = 0.5 * velocity + delta
+        expected += 2.0 * velocity
+        assert weights["conv1.bias"].tolist() == [expected] * 3
+
+
+def test_without_server_momentum_the_version_before_does_not_matter():
+    base = tensors(1)
+    aggregator = Aggregator(PLAN, base)
+    aggregator.fold(tensors(2), 10, [FULL], [0], seed=0)
+    one, two = aggregator.finish(), aggregator.finish(tensors(3))
+    assert all(np.array_equal(one[name], two[name]) for name in base)
+
+
+def test_masked_classes_count_as_not_trained():
+    base = ones_like_base(tensors(1), 64.0)
+    aggregator = Aggregator(
+        PLAN, base, AverageSettings(entries="touched"), class_names=("linear.weight", "linear.bias")
+    )
+    both, one = ones_like_base(base, 1.0), ones_like_base(base, 3.0)
+    for name in ("linear.weight", "linear.bias"):
+        one[name][2:] = 0.0
+    aggregator.fold(both, 10, [FULL], [0], seed=0)
+    aggregator.fold(one, 10, [FULL], [0], seed=0)
+    new = aggregator.finish()
+    assert new["linear.bias"].tolist() == [66.0, 66.0, 65.0, 65.0, 65.0]
+    assert (new["linear.weight"] == new["linear.bias"][:, None]).all()
+    assert (new["conv1.bias"] == 66.0).all()
+
+
+def test_each_update_is_replayed_with_its_own_seed_and_round():
+    asked = []
+
+    def draw_of_order(seed, round_number):
+        asked.append((seed, round_number))
+        return draw_of(seed, round_number)
+
+    aggregator = Aggregator(PLAN, tensors(1), draw=draw_of_order)
+    aggregator.fold(tensors(2), 10, [(1, 1)], [0], seed=8, round_number=5)
+    assert asked == [(8, 5)]
 
 
 def test_long_updates_are_replayed_in_chunks_with_the_right_step_numbers():
@@ -226,7 +335,7 @@ def test_long_updates_are_replayed_in_chunks_with_the_right_step_numbers():
 
 def test_finishing_without_updates_gives_copies_of_the_weights():
     base = tensors(1)
-    new = Aggregator(PLAN, base, draw=draw).finish()
+    new = Aggregator(PLAN, base, draw=draw_of).finish()
     for name in base:
         np.testing.assert_array_equal(new[name], base[name])
         assert new[name] is not base[name]
@@ -270,7 +379,7 @@ HOSTILE = {
 @pytest.mark.parametrize("fault", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_update_is_refused_and_changes_nothing(fault):
     base = tensors(1)
-    aggregator = Aggregator(PLAN, base, draw=draw)
+    aggregator = Aggregator(PLAN, base, draw=draw_of)
     with pytest.raises(PeerError):
         aggregator.fold(**{**GOOD, **fault})
     assert aggregator.num_updates == 0
@@ -283,7 +392,7 @@ def scaled(base, factor):
 
 def test_the_largest_accepted_deltas_do_not_overflow():
     base = tensors(1, scale=1e9)
-    aggregator = Aggregator(PLAN, base, draw=draw)
+    aggregator = Aggregator(PLAN, base, draw=draw_of)
     aggregator.fold(scaled(base, 9.9), 2**40, [(1, 1)], [0] * 50, seed=1)
     assert all(np.isfinite(tensor).all() for tensor in aggregator.finish().values())
 
@@ -291,7 +400,7 @@ def test_the_largest_accepted_deltas_do_not_overflow():
 @pytest.mark.parametrize("factor", [10.1, 1e20])
 def test_a_delta_much_larger_than_the_weights_is_refused_and_changes_nothing(factor):
     base = tensors(1)
-    aggregator = Aggregator(PLAN, base, draw=draw)
+    aggregator = Aggregator(PLAN, base, draw=draw_of)
     with pytest.raises(PeerError, match="that is no training"):
         aggregator.fold(scaled(base, factor), 10, [FULL], [0], seed=1)
     assert aggregator.num_updates == 0
@@ -300,4 +409,4 @@ def test_a_delta_much_larger_than_the_weights_is_refused_and_changes_nothing(fac
 @pytest.mark.parametrize("weight", [0.0, -1.0, np.nan, np.inf])
 def test_a_weight_that_makes_no_sense_is_our_own_fault(weight):
     with pytest.raises(ValueError, match="weight"):
-        Aggregator(PLAN, tensors(1), draw=draw).fold(**GOOD, weight=weight)
+        Aggregator(PLAN, tensors(1), draw=draw_of).fold(**GOOD, weight=weight)

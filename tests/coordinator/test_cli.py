@@ -148,7 +148,7 @@ def test_no_command_at_all_shows_the_help(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["coordinator", "run", "--strategy", "telepathy"], "choose one of distreal, full"),
+        (["coordinator", "run", "--strategy", "telepathy"], "choose one of distreal, distreal-paper, full"),
         (["coordinator", "run", "--model", "cnn-29"], "did you mean cnn-28"),
         (["coordinator", "run", "--data", "nowhere.npz"], "nowhere.npz"),
         (["coordinator", "run", "--table", "nowhere.yaml"], "nowhere.yaml"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coordinator.effects import Commit, Evaluate, Finished, Record
 from coordinator.strategies.rounds_of_averages import AVERAGES
-from coordinator.strategies.strategy import CoordinatorStrategy
 from device_agent.effects import Announce, Fetch, Send
 from device_agent.wire.codec import encode, encode_public, refer
 from device_agent.wire.messages import SCHEMA_VERSION, Ack, Decline, Envelope, RolledOut, Status
@@ -44,14 +44,12 @@ class RoundsMachine(RuleBasedStateMachine):
         self.evaluations = []
         self.fleet = rounds.Fleet(devices=2, num_rounds=4, max_staleness=1)
         self.core = self.fleet.core
-        self.core.strategy = CoordinatorStrategy(
-            plan=AVERAGES.plan, fold=self.count_fold, finish=AVERAGES.finish
-        )
+        self.core.strategy = replace(AVERAGES, fold=self.count_fold)
         self.now_s = self.fleet.now_s
         self.take(self.fleet.effects)
 
-    def count_fold(self, aggregator, update, delta, staleness):
-        AVERAGES.fold(aggregator, update, delta, staleness)
+    def count_fold(self, aggregator, update, *rest):
+        AVERAGES.fold(aggregator, update, *rest)
         self.folded[update.macs] += 1
 
     def take(self, effects):

@@ -98,6 +98,52 @@ def test_a_table_is_sent_and_is_in_the_orders_that_follow():
     assert fleet.orders("a")[-1].body.bundle == bundle_ref
 
 
+def a_table(number):
+    bundle = tiny.make_bundle(fractions=(number,))
+    return bundle, refer(encode_bundle(bundle)), refer(f"table {number}".encode())
+
+
+def test_a_table_lost_on_a_dying_link_is_sent_again_when_the_device_is_back_in_the_same_job():
+    fleet = Fleet(devices=1).join("a")
+    fleet.do(fleet.core.on_table_rollout(*a_table(0.5)))
+    fleet.leave("a")
+    fleet.join("a")
+    assert [send.body.content for send in rollouts(fleet.effects, "a")] == [a_table(0.5)[2]] * 2
+
+
+def test_a_table_whose_answer_is_still_on_its_way_is_not_sent_with_the_hello_that_comes_before():
+    fleet = Fleet(devices=1).join("a")
+    fleet.do(fleet.core.on_table_rollout(*a_table(0.5)))
+    fleet.do(fleet.core.on_hello(fleet.now_s, "a", tiny.make_hello(device="a")))
+    assert len(rollouts(fleet.effects, "a")) == 1
+
+
+def test_a_table_that_a_device_has_in_force_is_not_sent_again():
+    fleet = Fleet(devices=1).join("a")
+    fleet.do(fleet.core.on_table_rollout(*a_table(0.5)))
+    fleet.say("a", RolledOut(kind="table", digest=a_table(0.5)[2].digest, in_force=True))
+    fleet.leave("a")
+    fleet.join("a")
+    assert len(rollouts(fleet.effects, "a")) == 1
+
+
+def test_a_device_that_joins_or_restarts_after_a_table_gets_it_with_its_order():
+    fleet = Fleet(devices=1).join("a")
+    fleet.do(fleet.core.on_table_rollout(*a_table(0.5)))
+    fleet.join("late")
+    fleet.join("a", boot_epoch=2)
+    for device in ("late", "a"):
+        assert fleet.orders(device)[-1].body.bundle == a_table(0.5)[1]
+    assert len(rollouts(fleet.effects)) == 1
+
+
+def test_what_a_device_says_of_a_rollout_is_noted_with_its_digest():
+    fleet = Fleet(devices=1).join("a")
+    effects = fleet.say("a", RolledOut(kind="table", digest="ab" * 32, in_force=True))
+    (note,) = [effect for effect in effects if getattr(effect, "event", "") == "rollout in force"]
+    assert note.details["digest"] == "ab" * 6
+
+
 def other_model():
     return {name: np.full(value.shape, 0.25, np.float32) for name, value in WEIGHTS.items()}
 

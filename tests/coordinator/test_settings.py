@@ -11,6 +11,7 @@ from coordinator.settings import (
     deadline_on_one_machine,
     prepare_learning,
     read_optimizer,
+    seconds_of_a_full_step,
 )
 from firmware_profiles.errors import UserError
 from models.graph import ModelGraph, Node, validate
@@ -109,6 +110,36 @@ def test_the_weights_in_a_file_are_begun_with_and_its_statistics_are_left_aside(
     assert (learning.weights["a.weight"] == 0.5).all()
 
 
+def test_a_narrower_network_begins_with_the_first_channels_of_a_file(tmp_path, config):
+    path = write_model(tmp_path / "trained.onnx", graph_with_norm(), with_weights=True)
+    whole, half = (prepare_learning(config(model=str(path), base_width=width)) for width in (None, 0.5))
+    assert half.bundle.table.entries[-1].vector == (3,)
+    assert half.whole == whole.bundle.graph
+    assert (half.weights["a.weight"] == whole.weights["a.weight"][:3]).all()
+
+
+def test_levels_make_the_table_and_a_given_table_goes_before_them(tmp_path, config):
+    learning = prepare_learning(config(levels=(0.5, 1.0)))
+    assert [entry.vector for entry in learning.bundle.table.entries] == [(3,), (6,)]
+    path = tmp_path / "own.yaml"
+    path.write_text(dump_table(learning.bundle.table))
+    assert prepare_learning(config(strategy="fedrolex", table=path)).bundle.table == learning.bundle.table
+
+
+def test_the_strategy_and_what_replaces_it_travel_in_the_bundle(config):
+    learning = prepare_learning(config(strategy="fjord-kd", subnets={"self_distillation": 0.25}))
+    settings = learning.bundle.settings
+    assert (settings.subnets.choice, settings.subnets.self_distillation) == ("below", 0.25)
+    assert (settings.loss.name, settings.loss.label_weight) == ("distillation", 0.75)
+    assert seconds_of_a_full_step(learning, num_steps=1) > 0
+
+
+def test_the_averages_are_those_of_the_strategy_with_what_replaces_them(config):
+    learning = prepare_learning(config(strategy="heterofl", averages={"weighting": "data"}))
+    aggregator = learning.strategy.open(learning.bundle, learning.weights)
+    assert (aggregator.settings.entries, aggregator.settings.weighting) == ("touched", "data")
+
+
 def test_a_given_table_is_used(tmp_path, config):
     table = prepare_learning(config()).bundle.table
     path = tmp_path / "own.yaml"
@@ -127,7 +158,7 @@ def test_a_table_of_another_network_is_refused_and_named(tmp_path, config):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy": "telepathy"}, "choose one of distreal, full"),
+        ({"strategy": "telepathy"}, "choose one of distreal, distreal-paper, full"),
         ({"model": "cnn-29"}, "did you mean cnn-28"),
         ({"data": "nowhere.npz"}, "nowhere.npz"),
         ({"learning_rate": 0.0}, "learning_rate"),
@@ -138,6 +169,8 @@ def test_a_table_of_another_network_is_refused_and_named(tmp_path, config):
         ({"seed": -1}, "seed"),
         ({"seed": 2**80}, "seed"),
         ({"batch_size": 0}, "batch_size"),
+        ({"base_width": 0.0}, "base_width"),
+        ({"levels": (0.5, 1.5)}, "1.5"),
     ],
 )
 def test_what_cannot_be_used_is_named(config, changes, message):

@@ -9,37 +9,56 @@ import numpy as np
 import pytest
 
 from coordinator.aggregate import Aggregator
-from device_agent.strategies.distreal import DISTREAL
-from device_agent.strategies.full import FULL
-from device_agent.strategies.strategy import DeviceStrategy
+from coordinator.strategies.rounds_of_averages import AVERAGES
+from device_agent.strategies.strategy import Chosen, DeviceStrategy
+from device_agent.strategies.subnets import SUBNETS
 from device_agent.training import StepCost, TrainingJob, train
 from firmware_profiles.errors import WorldError
 from firmware_profiles.resources import Pause
+from models.losses import LossSettings
 from models.subnet import kept_indices, sample
+from models.subnet_settings import SubnetSettings
 
 tiny = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "fixtures" / "tiny_fleet.py")))
 
 SMALL, MIDDLE, WHOLE = (2,), (4,), (8,)
+FULL = SubnetSettings(choice="fixed")
 
 
 def in_turn(*vectors):
     """A strategy that takes the given vectors one after another."""
     left = iter(vectors)
 
-    def choose(table, budget, num_cores, core_seconds):
+    def choose(moment):
         wanted = next(left)
         if isinstance(wanted, Pause):
             return wanted
-        return next(entry for entry in table.entries if entry.vector == wanted)
+        entry = next(entry for entry in moment.table.entries if entry.vector == wanted)
+        return Chosen(entry, moment.table.entries[-1])
 
-    return DeviceStrategy(choose=choose)
+    return DeviceStrategy(begin=lambda _start: choose)
 
 
 class Trainer:
     """A job at its first request for a budget."""
 
-    def __init__(self, strategy=DISTREAL, *, num_batches=3, num_samples=16, seed=5, engine=None, **job):
-        self.bundle = tiny.make_bundle()
+    def __init__(
+        self,
+        strategy=SUBNETS,
+        *,
+        subnets=SubnetSettings(),  # noqa: B008 - frozen
+        loss=LossSettings(),  # noqa: B008 - frozen
+        num_batches=3,
+        num_samples=16,
+        seed=5,
+        engine=None,
+        data=None,
+        core_seconds=lambda _entry: 0.001,
+        **job,
+    ):
+        bundle = tiny.make_bundle()
+        settings = msgspec.structs.replace(bundle.settings, subnets=subnets, loss=loss)
+        self.bundle = msgspec.structs.replace(bundle, settings=settings)
         self.table = self.bundle.table
         self.weights = tiny.make_weights(self.bundle)
         self.before = {name: value.copy() for name, value in self.weights.items()}
@@ -47,18 +66,17 @@ class Trainer:
         self.job = train(
             TrainingJob(
                 order=1,
-                round=1,
                 bundle=self.bundle,
                 weights=self.weights,
                 num_batches=num_batches,
                 seed=seed,
                 strategy=strategy,
-                **job,
+                **{"round": 1, **job},
             ),
-            tiny.make_data(num_samples),
+            data or tiny.make_data(num_samples),
             engine or tiny.NumpyEngine(),
             table=lambda: self.table,
-            core_seconds=lambda _entry: 0.001,
+            core_seconds=core_seconds,
             num_cores=1,
         )
         self.first = next(self.job)
@@ -126,7 +144,7 @@ def test_each_vector_is_named_once_and_each_step_names_its_vector():
 
 
 def test_the_budget_of_the_moment_decides_the_vector_of_the_next_mini_batch():
-    trainer = Trainer(DISTREAL)
+    trainer = Trainer()
     rich, poor = (
         tiny.make_budget(memory_bytes=2**30),
         tiny.make_budget(memory_bytes=trainer.table.entries[0].memory_bytes),
@@ -135,7 +153,7 @@ def test_the_budget_of_the_moment_decides_the_vector_of_the_next_mini_batch():
 
 
 def test_a_table_swapped_in_mid_job_takes_effect_at_the_next_mini_batch():
-    trainer = Trainer(DISTREAL)
+    trainer = Trainer()
     assert trainer.step().vector == WHOLE
     best_is_small = tuple(
         msgspec.structs.replace(entry, progress=-float(entry.macs)) for entry in trainer.table.entries
@@ -183,6 +201,45 @@ def test_replaying_the_draws_tells_exactly_which_entries_were_touched():
         assert (delta[touched] != 0).all()
 
 
+@pytest.mark.parametrize("draw", ["random-per-order", "ordered", "rolling", "importance"])
+def test_the_coordinator_replays_every_kind_of_draw(draw):
+    trainer = Trainer(in_turn(SMALL, MIDDLE), num_batches=2, round=5, subnets=SubnetSettings(draw=draw))
+    trainer.step()
+    trainer.step()
+    result = trainer.finish()
+    replay = AVERAGES.open(trainer.bundle, trainer.weights)
+    AVERAGES.fold(replay, tiny_update(result, trainer), result.delta, 0, 16)
+    moved = replay.finish()["a.bias"] - trainer.weights["a.bias"]
+    trained = set(np.flatnonzero(result.delta["a.bias"]))
+    assert set(np.flatnonzero(moved)) == trained
+    assert len(trained) < 8
+
+
+def tiny_update(result, trainer):
+    return SimpleNamespace(
+        num_samples=result.num_samples,
+        vectors=tuple(result.vectors),
+        step_vectors=tuple(result.step_vectors),
+        seed=trainer.seed,
+        round=5,
+    )
+
+
+def test_unfinished_work_that_does_not_count_is_not_reported_and_says_why():
+    trainer = Trainer(num_batches=3, subnets=SubnetSettings(partial_work=False))
+    trainer.step()
+    result = trainer.finish()
+    assert (result.step_vectors, result.delta) == ([], {})
+    assert "1 of 3" in result.reason
+
+
+def test_finished_work_is_reported_where_a_part_would_not_count():
+    trainer = Trainer(num_batches=2, subnets=SubnetSettings(partial_work=False))
+    trainer.step()
+    trainer.step()
+    assert len(trainer.finish(tiny.make_budget()).step_vectors) == 2
+
+
 def _channels(plan, result, seed):
     kept = set()
     for step, index in enumerate(result.step_vectors):
@@ -191,7 +248,7 @@ def _channels(plan, result, seed):
 
 
 def test_the_coordinator_makes_of_one_full_update_the_very_weights_the_device_had():
-    trainer = Trainer(FULL)
+    trainer = Trainer(subnets=FULL)
     for _ in range(3):
         trainer.step()
     result = trainer.finish()
@@ -234,6 +291,6 @@ def test_a_loss_that_is_not_finite_ends_the_job_and_says_what_to_do():
 
 
 def test_a_job_learns():
-    trainer = Trainer(FULL, num_batches=60)
+    trainer = Trainer(subnets=FULL, num_batches=60)
     losses = [trainer.step().loss_sum for _ in range(60)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

@@ -1,14 +1,21 @@
 """A whole search on a tiny network: from data to a table that devices can read."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner
 
 from dse.cli import app
-from dse.objectives import SearchSettings, make_bench, measure, warm_up
-from dse.run import Run, run, write_table
+from dse.costs import make_price
+from dse.objectives import gain, make_bench
+from dse.run import run, write_table
+from dse.settings import SearchSettings
+from dse.site import Run, load_site, warm_folder
+from dse.study import finished, quiet
+from dse.warm import checksum, warm_starts
 from firmware_profiles.errors import UserError
 from models.data.dataset import load_data
 from models.engines.choose import make_engine
@@ -36,8 +43,8 @@ GRAPH = ModelGraph(
 )
 PLAN = plan_widths(GRAPH)
 SETTINGS = SearchSettings(
-    warm_steps=8,
-    num_steps=12,
+    stages=(4, 12),
+    num_steps=6,
     num_devices=2,
     num_repeats=2,
     num_held_out=60,
@@ -69,7 +76,7 @@ def bench(data):
     return make_bench(GRAPH, PLAN, engine, initial(), load_data(str(data)).train, SETTINGS)
 
 
-def a_run(data, tmp_path, trials=14, **changes):
+def a_run(data, tmp_path, trials=8, **changes):
     fields = {
         "model": "tiny",
         "data": str(data),
@@ -88,21 +95,47 @@ def search(plan_of_run):
 
 
 def test_training_everything_from_the_warm_start_brings_accuracy(bench):
-    starts = [warm_up(bench, repeat) for repeat in range(2)]
-    assert measure(bench, starts, (12,)).gain > 0.05
+    early, late = warm_starts(bench, range(1))
+    assert gain(bench, early, (12,)) > 0.05
+    assert late.accuracy > early.accuracy
 
 
 def test_a_measurement_is_the_same_whatever_was_measured_before(bench):
-    starts = [warm_up(bench, 0)]
-    first = measure(bench, starts, (7,))
-    measure(bench, starts, (12,))
-    assert measure(bench, starts, (7,)) == first
-    assert warm_up(bench, 0).accuracy == starts[0].accuracy
+    start, _ = warm_starts(bench, range(1))
+    first = gain(bench, start, (7,))
+    gain(bench, start, (12,))
+    assert gain(bench, start, (7,)) == first
+    assert checksum(warm_starts(bench, range(1))) == checksum(warm_starts(bench, range(1)))
+
+
+@pytest.mark.parametrize("draw", ["ordered", "rolling", "importance", "random-per-order"])
+def test_vectors_can_be_measured_with_another_draw_of_channels(bench, draw):
+    start, _ = warm_starts(bench, range(1))
+    other = replace(bench, settings=structs.replace(SETTINGS, draw=draw))
+    assert gain(other, start, (7,)) != gain(bench, start, (7,))
+    assert gain(other, start, (12,)) == gain(bench, start, (12,))
 
 
 def test_repeats_start_from_networks_that_learned_differently(bench):
-    one, other = warm_up(bench, 0), warm_up(bench, 1)
+    one, _, other, _ = warm_starts(bench, range(2))
     assert not np.array_equal(one.weights["first.weight"], other.weights["first.weight"])
+
+
+def test_kept_warm_starts_are_those_that_would_be_trained(bench, tmp_path):
+    trained = warm_starts(bench, range(2), tmp_path / "warm", "key")
+    assert len(list((tmp_path / "warm").iterdir())) == 4
+    untrained = {name: np.zeros_like(values) for name, values in bench.initial.items()}
+    assert checksum(warm_starts(bench, range(2), tmp_path / "warm", "key")) == checksum(trained)
+    assert checksum(warm_starts(replace(bench, initial=untrained), range(2), tmp_path / "warm", "key")) != (
+        checksum(trained)
+    )
+
+
+def test_a_damaged_warm_start_is_trained_anew(bench, tmp_path):
+    trained = warm_starts(bench, range(1), tmp_path, "key")
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-8])
+    assert checksum(warm_starts(bench, range(1), tmp_path, "key")) == checksum(trained)
 
 
 def test_held_out_samples_are_not_trained_on_and_the_test_part_is_not_touched(bench, data):
@@ -130,10 +163,29 @@ def test_a_run_ends_in_a_table_that_fits_the_network(data, tmp_path):
 
 
 def test_the_same_seed_makes_the_same_table_even_when_resumed(data, tmp_path):
-    whole = search(a_run(data, tmp_path, trials=14))
-    search(a_run(data, tmp_path, trials=5, name="parts"))
-    resumed = search(a_run(data, tmp_path, trials=14, name="parts"))
+    whole = search(a_run(data, tmp_path, trials=8))
+    search(a_run(data, tmp_path, trials=3, name="parts"))
+    resumed = search(a_run(data, tmp_path, trials=8, name="parts"))
     assert resumed.table == whole.table
+
+
+def test_workers_of_one_machine_share_the_work_and_the_warm_starts(model_file, data, tmp_path):
+    plan_of_run = a_run(data, tmp_path, trials=6, model=str(model_file), num_workers=2)
+    site = load_site(plan_of_run)
+    outcome = run(plan_of_run, site.graph, site.bench.initial, load_data(str(data)))
+    with quiet():
+        trials = finished(site.open_study())
+    assert outcome.num_trials == len(trials) == 6
+    assert len({trial.user_attrs["worker"]["warm_starts"] for trial in trials}) == 1
+    assert warm_folder(plan_of_run).is_dir()
+    assert outcome.table.entries[-1].vector == (12,)
+
+
+def test_seconds_of_an_unmeasured_board_are_searched_with_but_not_written(data, tmp_path):
+    price = make_price("seconds", "raspberry-pi-4", "onnx")
+    outcome = search(a_run(data, tmp_path, trials=3, price=price))
+    assert all(entry.core_seconds is None for entry in outcome.table.entries)
+    assert "nobody measured" in outcome.notes[0]
 
 
 def test_a_study_of_other_data_is_not_gone_on_with(data, tmp_path):
@@ -150,7 +202,7 @@ def test_data_that_does_not_fit_the_network_is_refused(tmp_path):
 
 
 def test_a_written_table_reads_back_and_names_its_command(data, tmp_path):
-    table = search(a_run(data, tmp_path, trials=6)).table
+    table = search(a_run(data, tmp_path, trials=3)).table
     path = tmp_path / "sub" / "table.yaml"
     write_table(path, table)
     assert load_table(path) == table
@@ -159,7 +211,7 @@ def test_a_written_table_reads_back_and_names_its_command(data, tmp_path):
 
 def test_show_prints_the_table_as_one_json_object(data, tmp_path):
     path = tmp_path / "table.yaml"
-    write_table(path, search(a_run(data, tmp_path, trials=6)).table)
+    write_table(path, search(a_run(data, tmp_path, trials=3)).table)
     shown = CliRunner().invoke(app, ["show", str(path), "--json"])
     assert shown.exit_code == 0
     assert json.loads(shown.stdout)["entries"][-1]["vector"] == [12]
@@ -181,7 +233,7 @@ def command(model_file, data, tmp_path):
         "--model": model_file,
         "--data": data,
         "--trials": 6,
-        "--warm-steps": 8,
+        "--stages": "4,12",
         "--steps": 6,
         "--devices": 2,
         "--repeats": 1,
@@ -202,17 +254,32 @@ def test_the_command_line_writes_the_table_and_reports_it_as_one_json_object(mod
     assert [entry["vector"] for entry in report["table"]["entries"]] == [
         list(e.vector) for e in table.entries
     ]
-    assert "--warm-steps 8" in table.source
+    assert "--stages 4,12" in table.source
 
 
 def test_an_interrupted_command_says_that_it_can_go_on(model_file, data, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dse.run.measure", interrupt)
+    monkeypatch.setattr("dse.site.gain", interrupt)
     ended = CliRunner().invoke(app, command(model_file, data, tmp_path))
     assert isinstance(ended.exception, UserError)
     assert "the same command goes on" in str(ended.exception)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "why"),
+    [
+        ("--stages", "60,twenty", "whole numbers"),
+        ("--stages", "240,60", "must rise"),
+        ("--objectives", "cost,money", "none of"),
+        ("--cost", "joules", "needs a board"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(tmp_path, option, value, why):
+    ended = CliRunner().invoke(app, ["run", "--out", str(tmp_path / "t.yaml"), option, value])
+    assert isinstance(ended.exception, UserError)
+    assert why in str(ended.exception)
 
 
 def test_an_unknown_option_is_wrong_usage():

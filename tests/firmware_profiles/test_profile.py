@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from firmware_profiles.errors import UserError
-from firmware_profiles.profile import core_seconds, detect_profile, list_profiles, load_profile
+from firmware_profiles.profile import Speed, core_seconds, detect_profile, list_profiles, load_profile
 
 BOARDS = Path(__file__).parents[1] / "fixtures" / "boards"
 
@@ -93,3 +94,40 @@ def test_core_seconds_are_macs_times_speed_plus_the_fixed_part():
 
 def test_an_engine_nobody_measured_has_no_seconds():
     assert core_seconds(load_profile("raspberry-pi-4"), "ort-training", 1e9) is None
+
+
+def test_activation_bytes_take_their_time_too():
+    speed = Speed(
+        core_seconds_per_mac=1e-10,
+        core_seconds_per_step=0.01,
+        core_seconds_per_activation_byte=1e-9,
+        measured=True,
+        basis="by hand",
+    )
+    profile = msgspec.structs.replace(load_profile("raspberry-pi-4"), speeds={"onnx": speed})
+    assert core_seconds(profile, "onnx", 1e9, 1e7) == pytest.approx(0.01 + 0.1 + 0.01)
+
+
+def test_a_speed_that_takes_no_time_is_refused(tmp_path):
+    text = (Path(__file__).parents[2] / "firmware_profiles/profiles/generic-linux.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("core_seconds_per_mac: 4.8e-11", "core_seconds_per_mac: 0"))
+    with pytest.raises(UserError, match="cannot both be 0"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_no_shipped_profile_invents_watts(name):
+    assert load_profile(name).core_watts is None
+
+
+def test_watts_come_with_their_basis(tmp_path):
+    text = (Path(__file__).parents[2] / "firmware_profiles/profiles/generic-linux.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text(text + "core_watts:\n  value: 1.5\n  measured: true\n  basis: a meter at the plug\n")
+    watts = load_profile(path).core_watts
+    assert watts is not None
+    assert watts.value == 1.5
+    path.write_text(text + "core_watts:\n  value: 1.5\n  measured: true\n")
+    with pytest.raises(UserError, match="basis"):
+        load_profile(path)

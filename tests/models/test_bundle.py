@@ -14,6 +14,7 @@ from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, Node, validate
 from models.losses import LossSettings
 from models.optim.settings import OptimizerSettings
+from models.subnet_settings import SubnetSettings
 from models.table import uniform_table
 from models.widths import plan_widths
 
@@ -89,6 +90,31 @@ def test_a_bundle_carries_its_loss():
     assert decode(encode(bundle)).settings.loss == loss
 
 
+def test_a_bundle_carries_its_method():
+    subnets = SubnetSettings(choice="per-order", draw="rolling", ceilings=((3, 0.5),))
+    training = msgspec.structs.replace(small_bundle().settings, subnets=subnets)
+    bundle = msgspec.structs.replace(small_bundle(), settings=training)
+    assert decode(encode(bundle)).settings.subnets == subnets
+
+
+def test_a_bundle_that_masks_classes_in_a_network_without_a_last_gemm_is_refused():
+    graph = small_bundle().graph
+    pooled = validate(
+        msgspec.structs.replace(
+            graph, output_name="z", nodes=(*graph.nodes, Node("Relu", ("y",), "z", {})), shapes={}
+        )
+    )
+    plan = plan_widths(pooled)
+    bundle = Bundle(
+        graph=pooled,
+        plan=plan,
+        table=uniform_table(pooled, plan, 32, (0.5,)),
+        settings=TrainingSettings(subnets=SubnetSettings(mask_absent_classes=True)),
+    )
+    with pytest.raises(PeerError, match="ends in Relu"):
+        decode(encode(bundle))
+
+
 def test_equal_bundles_have_equal_digests_and_others_have_not():
     assert digest(small_bundle()) == digest(decode(encode(small_bundle())))
     assert digest(small_bundle()) != digest(small_bundle(learning_rate=0.1))
@@ -99,7 +125,7 @@ def test_what_a_newer_peer_adds_is_ignored():
 
 
 HOSTILE = {
-    "another schema": (("schema",), 99, "schema 99, this version reads 2"),
+    "another schema": (("schema",), 99, "schema 99, this version reads 3"),
     "an unknown operator": (("graph", "nodes", 1, "op"), "Exec", "graph is refused: .*Exec"),
     "a width plan of another graph": (
         ("plan", "groups", 0, "num_channels"),
@@ -142,6 +168,13 @@ HOSTILE = {
         ("settings", "optimizer", "learning_rate"),
         float("nan"),
         "not readable",
+    ),
+    "an unknown way to choose": (("settings", "subnets", "choice"), "best", "not readable"),
+    "an unknown setting of the method": (("settings", "subnets", "rate"), 0.5, "not readable"),
+    "self-distillation without a teacher": (
+        ("settings", "subnets", "self_distillation"),
+        0.5,
+        "loss 'cross-entropy', which asks no teacher",
     ),
     "an unknown setting of the optimiser": (("settings", "optimizer", "lr"), 0.1, "not readable"),
 }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from firmware_profiles.errors import UserError
 from models.data.batches import shuffled_batches
 from models.data.dataset import Dataset
-from models.data.partition import partition
+from models.data.partition import partition, partition_by_labels
 
 
 def labelled(labels, owner=None):
@@ -77,6 +77,55 @@ def test_an_owner_is_never_divided_and_loads_are_level():
     assert sorted(len(part) for part in parts) == [40, 40]
     held = [set(owner[part].tolist()) for part in parts]
     assert not held[0] & held[1]
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    scheme=st.sampled_from(["iid", "dirichlet:0.05", "dirichlet:0.3", "shards:1", "shards:2"]),
+    listed=st.lists(st.sampled_from([None, (0,), (1, 2), (2, 3), (0, 1)]), min_size=2, max_size=8),
+    num_samples=st.integers(150, 300),
+    seed=st.integers(0, 2**31),
+)
+def test_listed_labels_go_to_those_who_list_them_and_every_sample_to_one_device(
+    scheme, listed, num_samples, seed
+):
+    data = labelled(np.arange(num_samples) % 6)
+    parts = partition_by_labels(data, scheme, listed, seed)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_samples))
+    assert min(len(part) for part in parts) >= 1
+    everywhere = {label for labels in listed for label in labels or ()}
+    for labels, part in zip(listed, parts, strict=True):
+        assert set(data.labels[part].tolist()) & everywhere <= set(labels or ())
+
+
+def test_devices_with_labels_of_their_own_get_less_of_the_rest():
+    data = labelled(np.arange(1000) % 10)
+    parts = partition_by_labels(data, "iid", [(0, 1, 2, 3)] * 5 + [None] * 5, 0)
+    assert [len(part) for part in parts] == [100] * 10
+    assert np.isin(data.labels[parts[0]], [0, 1, 2, 3]).sum() == 80
+
+
+def test_without_listed_labels_the_parts_are_those_of_the_scheme():
+    data = labelled(np.arange(200) % 10)
+    plain, listed = (
+        partition(data, "dirichlet:0.3", 5, 1),
+        partition_by_labels(data, "dirichlet:0.3", [None] * 5, 1),
+    )
+    assert all(np.array_equal(one, other) for one, other in zip(plain, listed, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "listed", "word"),
+    [
+        ("owner", [(0,), None], "not with owner"),
+        ("iid", [(7,), None], "no sample of it"),
+        ("iid", [(0, 1), None], "gets no samples"),
+        ("iid", [(0,)] * 11 + [None], "10 samples cannot be shared out to 11 devices"),
+    ],
+)
+def test_labels_that_cannot_be_given_say_why(scheme, listed, word):
+    with pytest.raises(UserError, match=word):
+        partition_by_labels(labelled(np.arange(20) % 2), scheme, listed, 0)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from models.table import (
     load_table,
     parse_table,
     select,
+    table_digest,
     uniform_table,
 )
 from models.widths import plan_widths
@@ -95,12 +96,38 @@ REFUSED = {
     "no number": ("progress: 0.2", "progress: high", r"key .entries\[0\].progress."),
     "not a finite number": ("progress: 0.2", "progress: .nan", "not a finite number"),
     "a dropped group": ("vector: [2]", "vector: [0]", r"key .entries\[0\].vector\[0\]."),
-    "vectors of two lengths": ("vector: [2]", "vector: [2, 2]", r"entries\[0\].vector has 2 numbers"),
-    "more than there is": ("vector: [2]", "vector: [9]", r"entries\[0\].vector\[0\] keeps 9 channels of 8"),
-    "a vector twice": ("vector: [4]", "vector: [2]", r"entries\[1\].vector is that of entries\[0\] again"),
-    "falling macs": ("macs: 400", "macs: 50", r"entries\[1\].macs 50 is below"),
+    "vectors of two lengths": (
+        "vector: [2]",
+        "vector: [2, 2]",
+        r"table.yaml:7: key .entries\[0\].vector.: has 2 numbers",
+    ),
+    "more than there is": (
+        "vector: [2]",
+        "vector: [9]",
+        r"table.yaml:7: key .entries\[0\].vector\[0\].: keeps 9 channels of 8",
+    ),
+    "a vector twice": (
+        "vector: [4]",
+        "vector: [2]",
+        r"table.yaml:12: key .entries\[1\].vector.: is that of entries\[0\] again",
+    ),
+    "falling macs": ("macs: 400", "macs: 50", r"table.yaml:13: key .entries\[1\].macs.: 50 is below"),
     "a short digest": (DIGEST, "abc", r"table.yaml:3: key .graph_digest."),
-    "an alias": ("vector: [2]", "vector: &v [2]", "anchors"),
+    "an alias": ("vector: [2]", "vector: &v [2]", "table.yaml:7: anchors"),
+    "a tag": ("vector: [2]", "vector: !!python/tuple [2]", "table.yaml:7: the tag"),
+    "a key twice": (
+        "    macs: 100\n",
+        "    macs: 100\n    macs: 100\n",
+        r"table.yaml:9: key .entries\[0\].macs.: is given twice, first in line 8",
+    ),
+    "an unknown key of an entry": (
+        "macs: 100",
+        "mac: 100",
+        r"table.yaml:8: key .entries\[0\].mac. is unknown",
+    ),
+    "a count that is no integer": ("macs: 100", "macs: 1e2", r"table.yaml:8: key .entries\[0\].macs."),
+    "a count beyond 2^53": ("macs: 100", "macs: 9007199254740993", r"table.yaml:8: key .entries\[0\].macs."),
+    "seconds of nothing": ("core_seconds: 0.1", "core_seconds: 0", r"key .entries\[0\].core_seconds."),
 }
 
 
@@ -111,6 +138,28 @@ def test_a_table_file_that_does_not_fit_is_refused_with_its_place(tmp_path, case
     path.write_text(dump_table(THREE).replace(old, new, 1))
     with pytest.raises(UserError, match=message):
         load_table(path)
+
+
+def test_a_table_larger_than_any_is_refused_unparsed(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text(dump_table(THREE) + "#" * 2**20)
+    with pytest.raises(UserError, match="is larger than 1048576 bytes"):
+        load_table(path)
+
+
+def test_a_bomb_of_aliases_is_refused_before_it_is_unfolded(tmp_path):
+    path = tmp_path / "table.yaml"
+    levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    path.write_text(f"l0: &l0 [1]\n{levels}")
+    with pytest.raises(UserError, match=r"table\.yaml:1: anchors"):
+        load_table(path)
+
+
+def test_comments_and_layout_of_a_file_do_not_change_its_digest(tmp_path):
+    path = tmp_path / "table.yaml"
+    path.write_text("# mine\n" + dump_table(THREE).replace("[2]", "\n      - 2"))
+    assert table_digest(load_table(path)) == table_digest(THREE)
+    assert table_digest(table_of(*THREE.entries[1:])) != table_digest(THREE)
 
 
 def test_an_empty_table_is_refused(tmp_path):

@@ -86,6 +86,8 @@ def test_the_shipped_graph_is_what_a_fresh_trace_gives(name):
         ("vgg-8", (1, 28, 28), 10),
         ("dscnn-1d", (6, 128), 6),
         ("dscnn-1d", (1, 16000), 35),
+        ("cnn-tiny-28", (3, 13, 20), 4),
+        ("cnn-tiny-1d", (1, 4000), 12),
     ],
 )
 def test_a_network_fits_data_of_other_shapes_as_its_constructor_would_make_it(name, shape, classes):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.twins.groups import Link
 from coordinator.twins.network import FIRST_TIMEOUT_S, HEADER_BYTES, LinkNetwork
-from coordinator.twins.scenario import Link
 from device_agent.wire.memory import Delivery, MemoryBroker
 
 TOPIC = "t"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.twins.scenario import Csv, Steps, load_scenario
+from coordinator.twins.scenario import load_scenario
+from coordinator.twins.trace_kinds import Csv, Steps
 from firmware_profiles.errors import UserError
 from firmware_profiles.policy import Policy
 
@@ -40,7 +41,9 @@ def refusal(load, text, *overrides):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(EXAMPLES.glob("*.yaml")) - {EXAMPLES / "methods.yaml"}), ids=lambda path: path.stem
+)
 def test_the_examples_are_valid(path):
     assert load_scenario(path).num_devices >= 4
 
@@ -73,6 +76,28 @@ def test_an_unknown_kind_of_trace_offers_those_there_are(load):
 
 
 @pytest.mark.parametrize(
+    ("given", "line", "part"),
+    [
+        ("subnets: {chioce: live}", 2, 'key "subnets.chioce" is unknown; did you mean "choice"?'),
+        ("subnets:\n  draw: ordered\n  floor_fraction: 3", 4, 'key "subnets.floor_fraction"'),
+        ("averages: {cap: 0.5}", 2, 'key "averages.cap"'),
+        ("compare: {methods: {a: {}}, seed: [1]}", 2, 'did you mean "seeds"?'),
+        ("budget_fraction: 0", 2, 'key "budget_fraction"'),
+    ],
+)
+def test_a_key_of_a_method_that_does_not_fit_is_named_with_its_line(load, given, line, part):
+    message = refusal(load, SMALL.replace("rounds: 2", given))
+    assert f"scenario.yaml:{line}:" in message
+    assert part in message
+
+
+def test_single_keys_of_a_method_are_replaced(load):
+    scenario = load(SMALL, "subnets={floor_fraction: 0.3}", "averages.server_momentum=0.5", "paper=true")
+    assert (scenario.subnets, scenario.averages) == ({"floor_fraction": 0.3}, {"server_momentum": 0.5})
+    assert scenario.method == "distreal-paper"
+
+
+@pytest.mark.parametrize(
     ("old", "new", "part"),
     [
         ("[5, 0.9]", "[0, 0.9]", "not in order"),
@@ -85,6 +110,10 @@ def test_an_unknown_kind_of_trace_offers_those_there_are(load):
             "not between",
         ),
         ("count: 2", "network: {outages_s: [[5, 3]]}", "out of order"),
+        ("rounds: 2", "devices_per_round: 4", "more than the 3 devices"),
+        ("rounds: 2", "measure_on: validation", "num_validation"),
+        ("rounds: 2", "{paper: true, strategy: full}"[1:-1].replace(", ", "\n"), "paper is a form"),
+        ("charging: true", "battery_fraction: {kind: vm, file: f.npz, low: 0.5, high: 0.4}", "above high"),
     ],
 )
 def test_what_makes_no_sense_is_refused(load, old, new, part):

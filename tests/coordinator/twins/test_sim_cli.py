@@ -1,11 +1,10 @@
-"""`edgetide sim run` and `compare`: what a script and a person get."""
+"""`edgetide sim run`: what a script and a person get."""
 
 import json
 
 import pytest
 
-from coordinator.twins.result import SimResult
-from coordinator.twins.sim_cli import compare_rows, compare_scenarios_command, run_scenario_command
+from coordinator.twins.sim_cli import run_scenario_command
 from firmware_profiles.errors import UserError
 
 CONTRACT = {
@@ -69,50 +68,6 @@ def test_a_person_gets_tables(path, capsys):
 def test_a_bad_override_names_itself(path):
     with pytest.raises(UserError, match=r"--set ruonds=1: .* did you mean"):
         run_scenario_command(path, ["ruonds=1"], None, as_json=True)
-
-
-def test_compare_runs_each_strategy(path, capsys):
-    compare_scenarios_command(
-        [path], 0, as_json=True, overrides=["rounds=1"], strategies=["distreal", "full"]
-    )
-    told = last_line(capsys)
-    assert [row["strategy"] for row in told["rows"]] == ["distreal", "full"]
-    assert all(len(row["accuracy_at"]) == 3 for row in told["rows"])
-
-
-def test_compare_shows_a_table(path, capsys):
-    compare_scenarios_command([path, path], 0, as_json=False, overrides=["rounds=1"])
-    assert capsys.readouterr().out.count("small") == 2
-
-
-def result(curve, virtual_s):
-    return SimResult(
-        engine="onnx",
-        scenario="s",
-        strategy="full",
-        seed=0,
-        accuracy=curve[-1][1],
-        accuracy_curve=curve,
-        rounds=1,
-        virtual_s=virtual_s,
-        bytes_sent=0,
-        messages_sent=0,
-        macs=0,
-        client_updates=0,
-        updates_expired=0,
-        updates_refused=0,
-        weights_digest="",
-        vector_shares={},
-        devices=(),
-    )
-
-
-def test_runs_are_compared_at_the_same_times_those_of_the_longest():
-    slow = result(((0.0, 0.1), (90.0, 0.6)), 100.0)
-    fast = result(((0.0, 0.1), (20.0, 0.3), (40.0, 0.5)), 40.0)
-    rows = compare_rows([slow, fast])
-    assert rows[0]["accuracy_at"] == [[25.0, 0.1], [50.0, 0.1], [100.0, 0.6]]
-    assert rows[1]["accuracy_at"] == [[25.0, 0.3], [50.0, 0.5], [100.0, 0.5]]
 
 
 def test_the_command_line_reaches_the_simulator(path):

@@ -2,9 +2,13 @@
 
 import logging
 
+import numpy as np
 import pytest
 
-from coordinator.twins.simulator import device_groups, simulate
+from coordinator.settings import LearningConfig
+from coordinator.twins import simulator
+from coordinator.twins.equipment import device_groups
+from coordinator.twins.simulator import simulate
 from firmware_profiles.errors import UserError
 
 POOR_LINK = (
@@ -56,8 +60,8 @@ def test_every_device_contributes_once_a_round(make_scenario):
 
 def test_a_steps_seconds_are_those_of_the_board(make_scenario):
     fast = simulate(make_scenario("rounds=1", "strategy=full"))
-    slow = simulate(make_scenario("rounds=1", "strategy=full", "devices.1.speed.core_seconds_per_mac=2e-8"))
-    step_s = 8 * 16_725_888 * 1e-8
+    slow = simulate(make_scenario("rounds=1", "strategy=full", "devices.1.speed.core_seconds_per_mac=12e-8"))
+    step_s = 8 * 2_718_144 * 6e-8
     assert fast.virtual_s == pytest.approx(5 * step_s, rel=0.02)
     assert slow.virtual_s == pytest.approx(5 * 2 * step_s, rel=0.02)
 
@@ -66,7 +70,7 @@ def test_a_granted_share_stretches_the_steps(make_scenario):
     result = simulate(
         make_scenario("rounds=1", "strategy=full", "devices.*.policy.max_cpu_share_fraction=0.125")
     )
-    assert result.virtual_s == pytest.approx(2 * 5 * 8 * 16_725_888 * 1e-8, rel=0.02)
+    assert result.virtual_s == pytest.approx(2 * 5 * 8 * 2_718_144 * 6e-8, rel=0.02)
 
 
 def test_a_busy_device_trains_smaller_networks(make_scenario):
@@ -78,7 +82,7 @@ def test_load_that_ends_gives_the_large_networks_back(make_scenario):
     load = "devices.*.resources.cpu_others_fraction={kind: steps, points: [[0, 0.9], [8, 0]]}"
     result = simulate(make_scenario("round_s=8", load))
     vectors = result.devices[0].vectors
-    assert "32-64-64" in vectors
+    assert "12-24-32" in vectors
     assert len(vectors) > 1
 
 
@@ -145,6 +149,81 @@ def test_vector_shares_add_up(make_scenario):
 def test_a_device_may_have_a_part_of_its_data(make_scenario):
     result = simulate(make_scenario("rounds=1", "devices.1.data_fraction=0.25"))
     assert [device.num_samples for device in result.devices] == [40, 10]
+
+
+TINY = ("devices.*.num_threads=4", "telemetry_s=60")
+
+
+def test_a_version_is_measured_on_validation_samples_by_class_and_at_last_on_all(make_scenario, monkeypatch):
+    data = simulator.prepare_learning(LearningConfig(model="cnn-tiny-28", data=make_scenario().data)).data
+    seen = []
+    measure = simulator.measure
+
+    def measure_and_note(engine, weights, calibration, held_out):
+        seen.append(held_out)
+        return measure(engine, weights, calibration, held_out)
+
+    monkeypatch.setattr(simulator, "measure", measure_and_note)
+    aside = ("measure_on=validation", "num_validation=30", "measure_samples=10")
+    result = simulate(make_scenario(*TINY, *aside))
+    assert [len(held_out) for held_out in seen] == [10, 10, 30]
+    test_images = {image.tobytes() for image in data.test.samples}
+    assert not test_images & {image.tobytes() for held_out in seen for image in held_out.samples}
+    assert sum(device.num_samples for device in result.devices) == 50
+    assert result.measured_on == "validation"
+    of_class = np.bincount(seen[-1].labels, minlength=10)
+    by_class = np.array([accuracy or 0.0 for accuracy in result.class_accuracy])
+    assert by_class @ of_class / 30 == pytest.approx(result.accuracy)
+    assert [accuracy is None for accuracy in result.class_accuracy] == (of_class == 0).tolist()
+
+
+def test_a_budget_is_a_share_of_a_pass_with_the_full_network(make_scenario):
+    half = simulate(make_scenario(*TINY, "rounds=1", "strategy=full", "budget_fraction=0.5"))
+    assert [device.steps for device in half.devices] == [2, 2]
+    assert half.budget_used_fraction == pytest.approx(0.8, abs=0.1)
+    narrow = simulate(make_scenario(*TINY, "rounds=1", "base_width=0.5", "budget_fraction=0.5"))
+    assert narrow.round_s == half.round_s
+
+
+def test_a_device_of_little_memory_trains_smaller_networks_and_the_rest_of_its_budget_is_unused(
+    make_scenario,
+):
+    result = simulate(make_scenario(*TINY, "rounds=1", "devices.1.memory_fraction=0.7"))
+    assert mean_macs(result, "two-1") < 0.6 * mean_macs(result, "one-1")
+    used = [device.computed_core_s / device.granted_core_s for device in result.devices]
+    assert used[1] < 0.6 * used[0]
+
+
+def test_each_round_asks_as_many_devices_as_it_says(make_scenario):
+    result = simulate(make_scenario(*TINY, "devices.*.count=2", "devices_per_round=1", "rounds=3"))
+    assert sum(device.updates for device in result.devices) == 3
+
+
+def test_less_telemetry_is_fewer_messages_and_the_same_model(make_scenario):
+    much, little = (
+        simulate(
+            make_scenario(*TINY, "round_s=5", "devices.*.speed.core_seconds_per_mac=1e-7", f"telemetry_s={s}")
+        )
+        for s in (0.5, 600)
+    )
+    assert little.messages_sent < much.messages_sent
+    assert little.weights_digest == much.weights_digest
+
+
+def test_a_twin_knows_its_board_s_speed_and_begins_nothing_it_cannot_finish(make_scenario):
+    slow = ("devices.1.speed.core_seconds_per_mac=1e-5", "strategy=full", "round_s=4", "rounds=1")
+    result = simulate(make_scenario(*TINY, *slow))
+    assert [device.steps > 0 for device in result.devices] == [True, False]
+
+
+def test_labels_of_a_group_stay_with_it(make_scenario):
+    result = simulate(make_scenario(*TINY, "rounds=1", "devices.0.labels=[0, 1, 2]"))
+    assert [device.num_samples for device in result.devices] == [40, 40]
+
+
+def test_the_paper_s_form_is_a_method_of_its_own(make_scenario):
+    ours, paper = (simulate(make_scenario(*TINY, "round_s=0.2", *more)) for more in ((), ("paper=true",)))
+    assert ours.weights_digest != paper.weights_digest
 
 
 def test_a_profile_without_a_speed_says_what_to_do(make_scenario):

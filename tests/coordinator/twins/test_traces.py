@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.twins.scenario import Csv, Ramp, Resources, Steps, Walk
+from coordinator.twins.trace_kinds import Csv, Ramp, Resources, Steps, Walk
 from coordinator.twins.traces import make_reading, make_sensors
 from firmware_profiles.errors import UserError
 from firmware_profiles.profile import load_profile

@@ -27,6 +27,19 @@ def test_a_message_reaches_every_matching_subscriber_when_the_broker_runs():
     assert (first, second) == ([("a/x", b"1")], [])
 
 
+def test_who_subscribes_connects_or_leaves_later_counts_from_then_on():
+    broker = MemoryBroker(direct=True)
+    sender = broker.connect("sender")
+    _, first = listener(broker, "a", "1")
+    sender.publish("a", b"1")
+    late, second = listener(broker, "a", "2")
+    sender.publish("a", b"2")
+    late.close()
+    sender.publish("a", b"3")
+    assert [payload for _, payload in first] == [b"1", b"2", b"3"]
+    assert [payload for _, payload in second] == [b"2"]
+
+
 def test_a_direct_broker_delivers_within_publish():
     broker = MemoryBroker(direct=True)
     _, received = listener(broker)

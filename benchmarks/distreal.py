@@ -1,0 +1,199 @@
+"""Does DISTREAL pay? Methods x seeds on simulated fleets that are short of time, of batches, of memory.
+
+    python -m benchmarks.prepare_data --data RAW --out DIR
+    python -m benchmarks.distreal --data DIR --out RESULTS --tune
+    python -m benchmarks.distreal --data DIR --out RESULTS [--family time batch memory]
+                                  [--dataset fashion cifar digits] [--methods NAME ...] [--seeds 0-4]
+                                  [--robustness] [--workers N] [--json]
+    python -m benchmarks.distreal --quick
+
+It can be stopped and started again, and run in parts: finished runs are kept in RESULTS and not repeated.
+The checks are made of those that are there. Methods come from RESULTS/methods-<family>-<dataset>.yaml, which
+`--tune` writes, else from examples/scenarios/methods.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.distreal_cells import (
+    DATA,
+    FAMILIES,
+    METHODS,
+    TUNED_BUDGET,
+    Cell,
+    matrix_cells,
+    quick_cell,
+    redraw_cells,
+    unconstrained_cell,
+)
+from benchmarks.distreal_checks import OURS, Measured, checks_of, ordering
+from benchmarks.distreal_tuning import tune, write_methods
+from benchmarks.report import Report, parser, publish
+from coordinator.twins.compare import Watch, compare
+from coordinator.twins.compare_plan import parse_seeds, read_methods
+from coordinator.twins.compare_runs import Now
+from coordinator.twins.compare_summary import BEST_TARGET
+from firmware_profiles.errors import UserError
+from models.data.dataset import load_data
+
+QUICK_METHODS = ("full", OURS)
+ROBUSTNESS_METHODS = ("full", "small-45", "heterofl", "feddrop", "uniform-floor", "distreal-fixed-50", OURS)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is asked for and print what is there; returns the exit status."""
+    options = _options(arguments)
+    try:
+        if options.quick:
+            return _quick(options)
+        folder, out = Path(options.data), Path(options.out)
+        if options.tune:
+            for cell in _tuned_cells(options, folder):
+                _tune(cell, options, folder, out)
+            return 0
+        return publish(study(_cells(options, folder), options, out), as_json=options.json)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def study(cells: list[Cell], options: argparse.Namespace, out: Path) -> Report:
+    """Run what is missing of the cells, and report on all that is there."""
+    report = Report("distreal")
+    measured = []
+    for cell in cells:
+        one = _measure(cell, options, out)
+        if one is None:
+            continue
+        measured.append(one)
+        report.rows += rows_of(one)
+    report.checks = checks_of(measured)
+    return report
+
+
+def rows_of(one: Measured) -> list[dict[str, Any]]:
+    """One row for each method of a cell, in percent, virtual seconds and seconds."""
+    places = {method: place for place, method in enumerate(ordering(one), 1)}
+    rows = []
+    for name, method in one.summary.methods.items():
+        last = method.accuracy[-1].smoothed
+        to_best = next(time for time in method.times if time.target == BEST_TARGET)
+        runs = one.runs[name].values()
+        rows.append(
+            {
+                "cell": one.cell.name,
+                "method": name,
+                "place": places[name],
+                "num_seeds": len(method.seeds),
+                **{f"at_{at.share:.0%}": round(100 * at.smoothed.mean, 2) for at in method.accuracy},
+                "sd": None if last.sd is None else round(100 * last.sd, 2),
+                "to_95%_s": None if to_best.seconds is None else round(to_best.seconds.mean, 1),
+                "reached": f"{to_best.num_reached}/{to_best.num_runs}",
+                "budget_used": None
+                if method.budget_used_fraction is None
+                else round(method.budget_used_fraction.mean, 3),
+                "gmac": round(method.macs.mean / 1e9, 1),
+                "mib": round(method.bytes_sent.mean / 2**20, 1),
+                "wall_s": round(sum(run.wall_s for run in runs) / len(runs), 1),
+            }
+        )
+    return rows
+
+
+def _measure(cell: Cell, options: argparse.Namespace, out: Path) -> Measured | None:
+    known = read_methods(_methods_file(cell, out))
+    wanted = options.methods or {"unconstrained": ["full"], "redraw": ROBUSTNESS_METHODS}.get(cell.kind)
+    if unknown := set(wanted or ()) - set(known):
+        raise UserError(f"--methods: {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    names = [name for name in known if not wanted or name in wanted]
+    print(f"{cell.name}: {len(names)} methods, seeds {options.seeds}", file=sys.stderr)
+    results = compare(
+        [cell.path],
+        methods={name: known[name] for name in names},
+        seeds=parse_seeds(options.seeds),
+        overrides=cell.overrides,
+        reference=OURS if OURS in names else None,
+        out=out,
+        num_workers=options.workers,
+        watch=Watch(now=_tell),
+    )
+    for text in results.complaints:
+        print(text, file=sys.stderr)
+    summary = results.scenarios.get(cell.name)
+    return None if summary is None else Measured(cell, results.outcomes[cell.name], summary)
+
+
+def _tell(now: Now) -> None:
+    """Say on stderr what a run has come to."""
+    if now.finished is not None:
+        left = len(now.waiting) + len(now.running)
+        end = now.reason or f"{now.wall_s:.0f} s"
+        print(f"{now.finished}: {end}; {left} to go", file=sys.stderr)
+
+
+def _methods_file(cell: Cell, out: Path) -> Path:
+    tuned = out / f"methods-{cell.family}-{cell.dataset}.yaml"
+    return tuned if tuned.exists() else METHODS
+
+
+def _cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
+    cells = matrix_cells(options.family, options.dataset, folder)
+    if "time" in options.family:
+        cells += [unconstrained_cell(dataset, folder) for dataset in options.dataset]
+        if options.robustness:
+            cells += [cell for dataset in options.dataset for cell in redraw_cells(dataset, folder)]
+    return cells
+
+
+def _tuned_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
+    cells = matrix_cells(options.family, options.dataset, folder)
+    return [cell for cell in cells if cell.family != "time" or cell.budget == TUNED_BUDGET]
+
+
+def _tune(cell: Cell, options: argparse.Namespace, folder: Path, out: Path) -> None:
+    path = out / f"methods-{cell.family}-{cell.dataset}.yaml"
+    known = read_methods(METHODS)
+    wanted = {name: keys for name, keys in known.items() if not options.methods or name in options.methods}
+    tuned = tune(
+        cell,
+        wanted,
+        out=out / "tuning",
+        num_samples=len(load_data(str(folder / DATA[cell.dataset].file)).train),
+        num_workers=options.workers,
+        watch=Watch(now=_tell),
+    )
+    before = read_methods(path) if path.exists() else known
+    write_methods(path, {**before, **tuned}, cell)
+    print(f"{path}: {len(tuned)} methods tuned", file=sys.stderr)
+
+
+def _quick(options: argparse.Namespace) -> int:
+    options.methods, options.seeds = QUICK_METHODS, "0-1"
+    with tempfile.TemporaryDirectory() as folder:
+        report = study([quick_cell()], options, Path(options.out or folder))
+    return publish(report, as_json=options.json)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    made = parser("Does DISTREAL pay? Methods x seeds on simulated fleets.")
+    made.add_argument("--out", metavar="DIR", help="folder of the results, which are kept")
+    made.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    made.add_argument("--dataset", nargs="+", choices=list(DATA), default=["fashion", "cifar"])
+    made.add_argument("--methods", nargs="+", metavar="NAME", help="of the file of methods; all by default")
+    made.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,2")
+    made.add_argument("--tune", action="store_true", help="tune the methods on a validation split, no more")
+    made.add_argument("--robustness", action="store_true", help="also availability redrawn at other times")
+    made.add_argument("--workers", type=int, metavar="N", help="processes at a time; the cores by default")
+    options = made.parse_args(arguments)
+    if not options.quick and not (options.data and options.out):
+        made.error("--data and --out are needed, or --quick")
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

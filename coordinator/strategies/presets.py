@@ -1,0 +1,129 @@
+"""The methods by name, as data: how devices draw and train, how their updates are averaged, which widths.
+
+What a source leaves open, and where edgetide does otherwise, is said at the method. Each is checked against
+its source's definition by `tests/coordinator/test_presets.py`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from coordinator.strategies.averages import AverageSettings
+from models.subnet_settings import SubnetSettings
+
+HALVES = (0.0625, 0.125, 0.25, 0.5, 1.0)
+"""Widths a to e of HeteroFL; FedRolex, Federated Dropout and FIARSE are compared on the same ones."""
+
+FIFTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Widths of FjORD."""
+
+EVEN = (0.25, 0.35, 0.5, 0.625, 0.75, 0.875, 1.0)
+"""Widths of a table that nobody searched."""
+
+
+class Preset(msgspec.Struct, frozen=True, kw_only=True):
+    """A method.
+
+    Attributes:
+        subnets: the device's part. averages: the coordinator's part.
+        levels: keep fractions of a uniform table; None: the model's searched table.
+        base_width: keep fraction of every width group of the network that is learned.
+        source: what defines it.
+    """
+
+    subnets: SubnetSettings
+    averages: AverageSettings
+    levels: tuple[float, ...] | None = None
+    base_width: float = 1.0
+    source: str
+
+
+_DISTREAL = "Rapp et al., DISTREAL, AAAI 2022, arXiv 2112.08761"
+_FEDAVG = "McMahan et al., AISTATS 2017, arXiv 1602.05629"
+_FJORD = "Horvath et al., FjORD, NeurIPS 2021, arXiv 2102.13451"
+_HOLDERS = AverageSettings(entries="touched", weighting="equal")
+_FULL = SubnetSettings(choice="fixed", fixed_fraction=1.0)
+
+PRESETS: dict[str, Preset] = {
+    # Edgetide's own are the floor, mini-batches in parts, class priors, and the average: by shares of steps,
+    # devices by their data, deltas partly normalised by their number of steps.
+    "distreal": Preset(
+        subnets=SubnetSettings(floor_fraction=0.3, label_prior=0.5, micro_batch=4),
+        averages=AverageSettings(weighting="data", step_normalisation=0.5),
+        source=f"{_DISTREAL}; what is edgetide's own is measured in docs/results.md",
+    ),
+    # How the paper weighs updates and whether it scales activations was not read: plain FedAvg, no scaling.
+    "distreal-paper": Preset(
+        subnets=SubnetSettings(),
+        averages=AverageSettings(entries="plain", weighting="data"),
+        source=f"{_DISTREAL}; average of {_FEDAVG}",
+    ),
+    # Work that is not finished counts by its samples, as in FedProx without its proximal term.
+    "full": Preset(
+        subnets=_FULL,
+        averages=AverageSettings(entries="plain"),
+        source=f"{_FEDAVG}; partial work: Li et al., FedProx, MLSys 2020, arXiv 1812.06127",
+    ),
+    "drop": Preset(
+        subnets=msgspec.structs.replace(_FULL, partial_work=False),
+        averages=AverageSettings(entries="plain", weighting="data"),
+        source=f"{_FEDAVG}; who is late is left out: Bonawitz et al., MLSys 2019, arXiv 1902.01046",
+    ),
+    "small": Preset(
+        subnets=_FULL,
+        averages=AverageSettings(entries="plain"),
+        base_width=0.45,
+        source=f"{_FEDAVG} of a network that is narrow enough for all",
+    ),
+    # The factor of kept activations acts where they are read, so it does not cancel in a batch norm after
+    # the convolution as HeteroFL's own does; in networks without batch norm both are the same. Widths are
+    # rounded to the nearest channel, where HeteroFL rounds up.
+    "heterofl": Preset(
+        subnets=SubnetSettings(choice="per-order", draw="ordered", scaling=True, mask_absent_classes=True),
+        averages=_HOLDERS,
+        levels=HALVES,
+        source="Diao, Ding, Tarokh, HeteroFL, ICLR 2021, arXiv 2010.01264",
+    ),
+    # FjORD averages an entry over the devices whose largest width has it; here those that drew such a width.
+    "fjord": Preset(
+        subnets=SubnetSettings(choice="below", draw="ordered"),
+        averages=AverageSettings(entries="touched", weighting="data"),
+        levels=FIFTHS,
+        source=_FJORD,
+    ),
+    # The share of the divergence is ours; see `models.sub_step` for the loss.
+    "fjord-kd": Preset(
+        subnets=SubnetSettings(choice="below", draw="ordered", self_distillation=0.5),
+        averages=AverageSettings(entries="touched", weighting="data"),
+        levels=FIFTHS,
+        source=_FJORD,
+    ),
+    "fedrolex": Preset(
+        subnets=SubnetSettings(choice="per-order", draw="rolling"),
+        averages=_HOLDERS,
+        levels=HALVES,
+        source="Alam et al., FedRolex, NeurIPS 2022, arXiv 2212.01548",
+    ),
+    # The source gives every device the same rate; here each has the one it can afford.
+    "feddrop": Preset(
+        subnets=SubnetSettings(choice="per-order", draw="random-per-order"),
+        averages=AverageSettings(entries="touched", weighting="data"),
+        levels=HALVES,
+        source="Caldas et al., Expanding the Reach of Federated Learning, 2018, arXiv 1812.07210",
+    ),
+    # Whole channels by their norm at the order's start, where FIARSE takes single parameters by their
+    # magnitude and goes on choosing while it trains.
+    "fiarse": Preset(
+        subnets=SubnetSettings(choice="per-order", draw="importance"),
+        averages=_HOLDERS,
+        levels=HALVES,
+        source="after Wu et al., FIARSE, NeurIPS 2024, arXiv 2407.19389",
+    ),
+    # DISTREAL without its search: the same rate in every layer.
+    "uniform": Preset(
+        subnets=SubnetSettings(),
+        averages=AverageSettings(),
+        levels=EVEN,
+        source=f"{_DISTREAL}, with one rate for all layers",
+    ),
+}

@@ -1,0 +1,86 @@
+"""Measuring the front a second time, so that luck is not taken for progress.
+
+The search picks the luckiest measurements. What the table says comes from other warm starts, mini-batches
+and draws; it is kept in the study, so that an interrupted run goes on here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import optuna
+
+from dse.front import Measurement, pareto_layers
+from dse.objectives import gain
+from dse.site import Site
+from dse.study import measurements
+from models.subnet import DropoutVector, full_vector
+
+NUM_LAYERS = 2
+"""Fronts that are measured a second time: what luck put on the first one may stand on the second."""
+
+NUM_FRESH = 3
+"""Warm starts of the second measurement."""
+
+
+class Unit(NamedTuple):
+    """One vector from one fresh warm start, at all stages."""
+
+    repeat: int
+    vector: DropoutVector
+
+
+def candidates(site: Site, study: optuna.Study) -> list[DropoutVector]:
+    """The vectors that may be in the table, the full one last."""
+    full = full_vector(site.plan)
+    layers = pareto_layers(measurements(study, site.plan), NUM_LAYERS, site.run.settings.objectives)
+    return [*(one.vector for one in layers if one.gain > 0 and one.vector != full), full]
+
+
+def open_units(study: optuna.Study, site: Site, vectors: Sequence[DropoutVector]) -> list[Unit]:
+    """What is still to be measured, repeat by repeat."""
+    first = site.run.settings.num_repeats
+    kept = study.user_attrs
+    units = [Unit(repeat, vector) for repeat in range(first, first + NUM_FRESH) for vector in vectors]
+    return [unit for unit in units if _key(unit) not in kept]
+
+
+def measure_units(
+    site: Site, study: optuna.Study, units: Sequence[Unit], on_unit: Callable[[int], None]
+) -> None:
+    """Measure units and keep what was found in the study.
+
+    Args:
+        site: what is measured on.
+        study: of the run.
+        units: by repeat.
+        on_unit: told how many of them are done.
+    """
+    num_done = 0
+    for repeat in dict.fromkeys(unit.repeat for unit in units):
+        starts = site.warm_starts([repeat])
+        for unit in units:
+            if unit.repeat == repeat:
+                gains = [gain(site.bench, start, unit.vector) for start in starts]
+                study.set_user_attr(_key(unit), {"vector": list(unit.vector), "gains": gains})
+                num_done += 1
+                on_unit(num_done)
+
+
+def measured_anew(site: Site, study: optuna.Study, vectors: Sequence[DropoutVector]) -> list[Measurement]:
+    """The means over the fresh warm starts, for vectors of which no unit is open."""
+    first, kept = site.run.settings.num_repeats, study.user_attrs
+    found = []
+    for vector in vectors:
+        gains = [kept[_key(Unit(first + repeat, vector))]["gains"] for repeat in range(NUM_FRESH)]
+        costs = site.pricing(vector)
+        means = tuple(sum(stage) / NUM_FRESH for stage in zip(*gains, strict=True))
+        found.append(Measurement(vector, costs.macs, costs.memory_bytes, costs.cost, means))
+    return found
+
+
+def _key(unit: Unit) -> str:
+    vector = hashlib.sha256(repr(unit.vector).encode()).hexdigest()[:16]
+    return f"anew {unit.repeat} {vector}"
