@@ -80,7 +80,7 @@ class Effort:
 
 
 PROTOCOL = SearchSettings(stages=(60, 240), num_steps=15, num_devices=4, num_repeats=2, num_held_out=1500)
-FULL = Effort(PROTOCOL, 150, 4, tuple(step / 20 for step in range(2, 21)), num_timed=16, num_repeats=3)
+FULL = Effort(PROTOCOL, 150, 6, tuple(step / 20 for step in range(2, 21)), num_timed=16, num_repeats=3)
 QUICK = Effort(
     msgspec.structs.replace(PROTOCOL, stages=(5, 10), num_steps=2, num_devices=1, num_held_out=100),
     num_trials=12,

@@ -11,7 +11,7 @@ References:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -99,7 +99,16 @@ def gain(bench: Bench, start: WarmStart, vector: DropoutVector) -> float:
         start: a warm start.
         vector: kept channels of each width group.
     """
-    return held_out_accuracy(bench, _round(bench, start, vector)) - start.accuracy
+    settings = bench.settings
+    trained = fleet_round(
+        bench,
+        start.weights,
+        lambda _seed, _step: vector,
+        settings.num_steps,
+        (start.repeat, start.stage),
+        1 + settings.stages[start.stage] // settings.num_steps,
+    )
+    return held_out_accuracy(bench, trained) - start.accuracy
 
 
 def held_out_accuracy(bench: Bench, weights: Mapping[str, Array]) -> float:
@@ -117,30 +126,49 @@ def held_out_accuracy(bench: Bench, weights: Mapping[str, Array]) -> float:
     return counted.num_correct / counted.num_samples
 
 
-def train(
+def fleet_round(
     bench: Bench,
     start: Mapping[str, Array],
-    vector: DropoutVector,
-    marks: Sequence[int],
-    seed: int,
-    *,
-    round_number: int = 1,
-    num_averaged: int = 1,
-) -> list[dict[str, Array]]:
-    """Train a copy of `start` with a sub-network for every mini-batch.
+    vector_at: Callable[[int, int], DropoutVector],
+    num_steps: int,
+    about: tuple[object, ...],
+    round_number: int,
+) -> dict[str, Array]:
+    """Weights after one round: each device trains a copy of `start`, then all are averaged.
 
     Args:
         bench: what is trained on.
         start: weights to begin with.
-        vector: kept channels of each width group.
-        marks: numbers of mini-batches, rising.
-        seed: decides mini-batches and channels.
-        round_number: which round of a fleet it would be, 1 or more; a rolling draw goes by it.
-        num_averaged: mini-batches before a mark over which weights are averaged.
-
-    Returns:
-        The weights at each of the marks.
+        vector_at: (seed of the device, mini-batch) -> the vector it trains.
+        num_steps: mini-batches of each device.
+        about: decides mini-batches and channels, together with the settings' seed.
+        round_number: which round of a fleet it is, 1 or more; a rolling draw goes by it.
     """
+    num_devices = bench.settings.num_devices
+    total: dict[str, Array] = {}
+    for device in range(num_devices):
+        seed = seed_of(bench.settings.seed, *about, device)
+        trained = _train(bench, start, vector_at, num_steps, seed, round_number)
+        for name, values in trained.items():
+            total[name] = total[name] + values if name in total else values
+    share = np.float32(1 / num_devices)
+    return {name: (values * share).astype(np.float32, copy=False) for name, values in total.items()}
+
+
+def seed_of(*about: object) -> int:
+    """A seed of its own for each thing that is drawn, 0 <= seed < 2**63."""
+    return int.from_bytes(hashlib.blake2b(repr(about).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _train(
+    bench: Bench,
+    start: Mapping[str, Array],
+    vector_at: Callable[[int, int], DropoutVector],
+    num_steps: int,
+    seed: int,
+    round_number: int,
+) -> dict[str, Array]:
+    """Train a copy of `start` with a sub-network for every mini-batch."""
     weights = {name: values.copy() for name, values in start.items() if name in bench.graph.parameters}
     optimizer = Optimizer(bench.settings.optimizer)
     draw = make_draw(
@@ -150,38 +178,9 @@ def train(
         round_number=round_number,
         weights=weights,
     )
-    totals: list[dict[str, Array]] = [
-        {name: np.zeros_like(values) for name, values in weights.items()} for _ in marks
-    ]
     batches = shuffled_batches(len(bench.data), bench.settings.batch_size, seed)
-    for step, indices in enumerate(islice(batches, marks[-1])):
+    for step, indices in enumerate(islice(batches, num_steps)):
         inputs, labels = bench.data.batch(indices)
-        subnet = draw(vector, step)
+        subnet = draw(vector_at(seed, step), step)
         training_step(bench.engine, bench.plan, weights, optimizer, subnet, inputs, {"labels": labels})
-        for mark, total in zip(marks, totals, strict=True):
-            if mark - num_averaged <= step < mark:
-                for name, values in weights.items():
-                    total[name] += values
-    for mark, total in zip(marks, totals, strict=True):
-        for values in total.values():
-            values /= np.float32(min(num_averaged, mark))
-    return totals
-
-
-def seed_of(*about: object) -> int:
-    """A seed of its own for each thing that is drawn, 0 <= seed < 2**63."""
-    return int.from_bytes(hashlib.blake2b(repr(about).encode(), digest_size=8).digest(), "big") >> 1
-
-
-def _round(bench: Bench, start: WarmStart, vector: DropoutVector) -> dict[str, Array]:
-    """Weights after one round: each device trains a copy of the warm start, then all are averaged."""
-    settings = bench.settings
-    round_number = 1 + settings.stages[start.stage] // settings.num_steps
-    total: dict[str, Array] = {}
-    for device in range(settings.num_devices):
-        seed = seed_of(settings.seed, start.repeat, start.stage, device)
-        (trained,) = train(bench, start.weights, vector, (settings.num_steps,), seed, round_number=round_number)
-        for name, values in trained.items():
-            total[name] = total[name] + values if name in total else values
-    share = np.float32(1 / settings.num_devices)
-    return {name: (values * share).astype(np.float32, copy=False) for name, values in total.items()}
+    return weights

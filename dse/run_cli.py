@@ -36,7 +36,7 @@ def run_command(
     ] = None,
     profile_engine: Annotated[str, typer.Option(help="Engine on that board.")] = "onnx",
     stages: Annotated[
-        str, typer.Option(help="Mini-batches of full training before, one number for each stage.")
+        str, typer.Option(help="Mini-batches of a device before, one number for each stage.")
     ] = "60,240",
     steps: Annotated[int, typer.Option(min=1, help="Mini-batches each device of the round trains.")] = 15,
     devices: Annotated[int, typer.Option(min=1, help="Devices of the round, averaged.")] = 4,

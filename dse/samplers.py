@@ -26,15 +26,20 @@ from models.widths import WidthPlan
 
 SamplerName = Literal["nsga2", "tpe", "random"]
 UNIFORM_FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-POPULATION = 16
+MIN_POPULATION = 10
+"""Of NSGA-II; networks of many width groups get two for each group."""
+
+_NUM_BY_CHANCE = 16
 MIN_KEEP_FRACTION = 0.1
 
-_INNER: Mapping[SamplerName, Callable[[int], BaseSampler]] = {
-    "nsga2": lambda seed: NSGAIISampler(population_size=POPULATION, crossover=BLXAlphaCrossover(), seed=seed),
-    "tpe": lambda seed: TPESampler(
-        n_startup_trials=POPULATION, multivariate=True, constant_liar=True, seed=seed
+_INNER: Mapping[SamplerName, Callable[[int, int], BaseSampler]] = {
+    "nsga2": lambda seed, num_groups: NSGAIISampler(
+        population_size=max(MIN_POPULATION, 2 * num_groups), crossover=BLXAlphaCrossover(), seed=seed
     ),
-    "random": lambda seed: RandomSampler(seed=seed),
+    "tpe": lambda seed, _num_groups: TPESampler(
+        n_startup_trials=_NUM_BY_CHANCE, multivariate=True, constant_liar=True, seed=seed
+    ),
+    "random": lambda seed, _num_groups: RandomSampler(seed=seed),
 }
 
 
@@ -55,7 +60,7 @@ class VectorSampler(BaseSampler):
         self._first = [dict(zip(self._space, vector, strict=True)) for vector in uniform_vectors(plan)]
         self._name: SamplerName = name
         self._seed = seed
-        self._inner = _INNER[name](seed)
+        self._inner = _INNER[name](seed, len(self._space))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All groups: each of them is asked for in every trial."""
@@ -74,7 +79,7 @@ class VectorSampler(BaseSampler):
             for one in study.get_trials(deepcopy=False)
             if one.number < trial.number and one.state not in (TrialState.FAIL, TrialState.WAITING)
         ]
-        self._inner = _INNER[self._name]((self._seed * 1_000_003 + len(before)) % 2**32)
+        self._inner = _INNER[self._name]((self._seed * 1_000_003 + len(before)) % 2**32, len(self._space))
         if len(before) < len(self._first):
             taken = [one.params for one in before]
             return next((params for params in self._first if params not in taken), {})

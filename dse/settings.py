@@ -21,7 +21,7 @@ class SearchSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         objectives: what the search trades off, progress among them; in the order of `Objective`.
-        stages: mini-batches of full training before the short one, rising; a vector's gain is the mean over
+        stages: mini-batches that each device has trained before, rising; a vector's gain is the mean over
             them.
         num_steps: mini-batches each device of the round trains.
         num_devices: devices of the round, each with batches and sub-networks of its own.

@@ -1,10 +1,12 @@
 """Warm starts: networks that have learned a little, which all measurements share.
 
-A warm start is the mean of the weights over the last mini-batches. Those after a single mini-batch jump about, and
-averaging devices would then gain accuracy whatever they train: vectors that do no good would seem to do some.
+They are in the state of a fleet in mid-training: made by rounds whose devices train sub-networks of several
+widths and are averaged. That matters more than anything else here. Weights of one device alone jump about, so
+that any averaging gains accuracy, whatever is trained; and a network that was only ever trained whole is
+thrown back by the first sub-networks of any width.
 
-Warm starts follow from the settings alone, so any worker makes the same ones; those of one machine share a folder,
-and a digest tells a machine that computes something else.
+Warm starts follow from the settings alone, so any worker makes the same ones; those of one machine share a
+folder, and a digest tells a machine that computes something else.
 """
 
 from __future__ import annotations
@@ -15,19 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dse.objectives import Bench, held_out_accuracy, seed_of, train
+from dse.objectives import Bench, fleet_round, held_out_accuracy, seed_of
 from firmware_profiles.errors import PeerError, UserError
-from models.subnet import Array, full_vector
+from models.subnet import Array, DropoutVector, uniform_vector
 from models.weights import check_against, digest, load, save
+
+WARM_FRACTIONS = (0.35, 0.5, 0.75, 1.0)
+"""Uniform keep fractions of warm training, drawn evenly for each mini-batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
     """A network that has learned a little.
-
-    References:
-        Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J. Control and
-        Optimization 30(4), 1992: the average of the last iterates is steadier than the last one.
 
     Attributes:
         weights: float32, never changed.
@@ -49,7 +50,7 @@ def warm_starts(
     key: str = "",
     on_repeat: Callable[[int], None] = lambda _num_done: None,
 ) -> list[WarmStart]:
-    """Train the full network from its initial weights, or read what was trained before.
+    """Train the network from its initial weights, or read what was trained before.
 
     Args:
         bench: what is measured on.
@@ -85,10 +86,24 @@ def checksum(starts: Sequence[WarmStart]) -> str:
 
 
 def _train(bench: Bench, repeat: int) -> list[dict[str, Array]]:
+    """The weights at each stage of one training from the initial weights."""
     settings = bench.settings
-    seed = seed_of(settings.seed, repeat, "warm")
-    full = full_vector(bench.plan)
-    return train(bench, bench.initial, full, settings.stages, seed, num_averaged=settings.num_steps)
+    vectors = [uniform_vector(bench.plan, fraction) for fraction in WARM_FRACTIONS]
+
+    def any_width(seed: int, step: int) -> DropoutVector:
+        return vectors[seed_of(seed, step) % len(vectors)]
+
+    weights = dict(bench.initial)
+    at_stages: list[dict[str, Array]] = []
+    num_done, num_rounds = 0, 0
+    for stage in settings.stages:
+        while num_done < stage:
+            num_steps = min(settings.num_steps, stage - num_done)
+            about = ("warm", repeat, num_rounds)
+            weights = fleet_round(bench, weights, any_width, num_steps, about, num_rounds + 1)
+            num_done, num_rounds = num_done + num_steps, num_rounds + 1
+        at_stages.append(weights)
+    return at_stages
 
 
 def _path(folder: Path | None, key: str, bench: Bench, repeat: int, steps: int) -> Path | None:

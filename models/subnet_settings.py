@@ -18,9 +18,11 @@ class SubnetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         choice: which vector of the table a mini-batch trains. `live`: the best one for the budget of this
-            moment. `per-order`: the best one for the budget at the order's first mini-batch, for all of
-            them. `below`: at each mini-batch one drawn evenly from those up to the `per-order` one.
-            `fixed`: always the largest one within `fixed_fraction` of the MACs.
+            moment, stretched over all mini-batches that are left. `widest`: the largest one that can be done
+            before the deadline: few wide mini-batches, and narrow ones at the end. `per-order`: the best one
+            for the budget at the order's first mini-batch, for all of them. `below`: at each mini-batch one
+            drawn evenly from those up to the `per-order` one. `fixed`: always the largest one within
+            `fixed_fraction` of the MACs.
         fixed_fraction: share of the full MACs that `fixed` means.
         floor_fraction: vectors below this share of the full MACs are not trained; time is saved up for
             one above it. Where none above it fits in memory, the largest one that does is trained.
@@ -44,7 +46,7 @@ class SubnetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         partial_work: whether an order that could not be finished in time is reported; else it is dropped.
     """
 
-    choice: Literal["live", "per-order", "below", "fixed"] = "live"
+    choice: Literal["live", "widest", "per-order", "below", "fixed"] = "live"
     fixed_fraction: PositiveFraction = 1.0
     floor_fraction: Fraction = 0.0
     ceilings: Annotated[tuple[Ceiling, ...], Meta(max_length=100)] = ()

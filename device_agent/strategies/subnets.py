@@ -86,6 +86,17 @@ def _live(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
     return found if isinstance(found, Pause) else Chosen(found, found)
 
 
+def _widest(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
+    """The largest one that would be done before the deadline; what a wide one leaves, a narrow one fills."""
+    fitting = _in_memory(table, moment)
+    if not fitting:
+        return _live(follower, table, moment)
+    cores = moment.num_cores * moment.budget.cpu_share_fraction
+    in_time = [one for one in fitting if moment.core_seconds(one) <= cores * moment.budget.time_left_s]
+    found = (in_time or fitting[:1])[-1]
+    return Chosen(found, found)
+
+
 def _per_order(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
     """The best one for the budget at the first mini-batch, for all of them.
 
@@ -125,6 +136,7 @@ def _fixed(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
 
 _CHOICES: dict[str, Callable[[_Follower, ParetoTable, Moment], Choice]] = {
     "live": _live,
+    "widest": _widest,
     "per-order": _per_order,
     "below": _below,
     "fixed": _fixed,

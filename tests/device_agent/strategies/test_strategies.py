@@ -99,8 +99,24 @@ def test_time_that_is_over_is_a_pause(name):
 
 
 def test_the_live_choice_follows_the_budget_down_and_up():
-    order = Order()
+    order = Order(choice="live")
     assert [order.next(**b) for b in (RICH, MEDIUM, POOR, RICH)] == [WHOLE, MIDDLE, SMALL, WHOLE]
+
+
+def test_the_widest_choice_spends_the_time_that_is_left_on_few_wide_mini_batches():
+    order = Order(choice="widest")
+    assert [order.next(**b) for b in (RICH, MEDIUM, POOR)] == [WHOLE] * 3
+    ends = [
+        order.next(time_left_s=left_s, num_batches_left=9) for left_s in (1e-3, 9e-4, seconds_by_macs(SMALL))
+    ]
+    assert ends == [WHOLE, MIDDLE, SMALL]
+    assert isinstance(order.next(time_left_s=0.9 * seconds_by_macs(SMALL)), Pause)
+
+
+def test_the_widest_choice_keeps_to_memory_and_floor():
+    assert Order(choice="widest").next(**RICH, memory_bytes=MIDDLE.memory_bytes) == MIDDLE
+    low = Order(choice="widest", floor_fraction=0.4).next(time_left_s=seconds_by_macs(SMALL))
+    assert isinstance(low, Pause)
 
 
 def test_below_the_cheapest_vector_it_pauses_and_says_why():
