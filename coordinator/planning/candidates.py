@@ -23,10 +23,13 @@ from models.optim.settings import OptimizerSettings
 
 SMALL_WIDTHS = (0.2, 0.3, 0.45, 0.65, 0.8)
 LARGE_WIDTHS = (0.45, 0.65, 1.0)
-FLOORS = (0.3, 0.5)
-RATE_FACTORS = (0.5, 1.0, 2.0)
-SERVER_MOMENTA = (0.0, 0.5)
+RATE_FACTORS = (1.0, 2.0)
+SERVER_MOMENTA = (0.5,)
 PASS_FACTORS = (1.0, 2.0)
+CHOICES = (("widest", 0.2), ("live", 0.3))
+"""How `distreal` chooses, and its floor."""
+
+MICRO_BATCH = 4
 PUBLISHED = ("heterofl", "fjord", "fedrolex", "feddrop", "fiarse")
 """Only with `--methods all`."""
 
@@ -78,14 +81,14 @@ def apply_changes(fleet: Scenario, changes: Mapping[str, Any], source: str) -> S
 
 
 def default_candidates(fleet: Scenario, *, all_methods: bool = False) -> tuple[Candidate, ...]:
-    """Small networks, the full one, DISTREAL and uniform rates, each with a few rates and momenta.
+    """Small networks, the full one and DISTREAL, each with two rates.
 
     Args:
         fleet: whose rate and passes the candidates' are multiples of.
         all_methods: with the published methods of sub-networks.
     """
     candidates: list[Candidate] = []
-    for name, changes, pass_factors in _methods(all_methods=all_methods):
+    for name, changes, pass_factors in _methods(fleet, all_methods=all_methods):
         for passes, rate, momentum in itertools.product(pass_factors, RATE_FACTORS, SERVER_MOMENTA):
             learning_rate = float(f"{rate * first_rate(fleet):.4g}")
             settings = {
@@ -153,8 +156,10 @@ def method_of(settings: Scenario) -> Preset:
 def family_of(settings: Scenario) -> str:
     """Candidates that differ in rates, momenta and passes alone are one family."""
     method = method_of(settings)
-    floor = method.subnets.floor_fraction
-    return f"{settings.method} {method.base_width:g}" + (f" floor {floor:g}" if floor else "")
+    subnets = method.subnets
+    floor = f" floor {subnets.floor_fraction:g}" if subnets.floor_fraction else ""
+    prior = f" prior {subnets.label_prior:g}" if subnets.label_prior else ""
+    return f"{settings.method} {method.base_width:g} {subnets.choice}{floor}{prior}"
 
 
 def _rooted(key: str, value: Any, folder: Path) -> Any:
@@ -165,17 +170,25 @@ def _rooted(key: str, value: Any, folder: Path) -> Any:
     return str(folder / value) if is_path else value
 
 
-def _methods(*, all_methods: bool) -> Iterator[tuple[str, dict[str, Any], tuple[float, ...]]]:
-    for width in SMALL_WIDTHS:
-        yield f"small {width:g}", {"strategy": "small", "base_width": width, "table": None}, PASS_FACTORS
-    yield "full", {"strategy": "full", "base_width": 1.0, "table": None}, (1.0,)
-    for width, floor in itertools.product(LARGE_WIDTHS, FLOORS):
-        changes: dict[str, Any] = {"strategy": "distreal", "base_width": width}
-        changes |= {"subnets": {"floor_fraction": floor}, "averages": {"entries": "by-steps"}}
-        changes |= {} if width == 1.0 else {"table": None}  # the fleet's table is of the full network
-        yield f"distreal {width:g}, floor {floor:g}", changes, (1.0,)
-    for floor in FLOORS:
-        changes = {"strategy": "uniform", "base_width": 1.0, "table": None}
-        yield f"uniform, floor {floor:g}", {**changes, "subnets": {"floor_fraction": floor}}, (1.0,)
+def _methods(
+    fleet: Scenario, *, all_methods: bool
+) -> Iterator[tuple[str, dict[str, Any], tuple[float, ...]]]:
+    plain = {"micro_batch": MICRO_BATCH, "label_prior": 0.0}
+    aids = [("", plain, {})]
+    if any(group.labels for group in fleet.devices):
+        fair = {"weighting": "data", "step_normalisation": 0.5}
+        aids.append((", for all classes", {**plain, "label_prior": 0.5}, fair))
+    for aid, subnets, averages in aids:
+        both: dict[str, Any] = {"subnets": subnets, "averages": averages}
+        for width in SMALL_WIDTHS:
+            changes = {"strategy": "small", "base_width": width, "table": None, **both}
+            yield f"small {width:g}{aid}", changes, PASS_FACTORS
+        yield f"full{aid}", {"strategy": "full", "base_width": 1.0, "table": None, **both}, (1.0,)
+        for (choice, floor), width in itertools.product(CHOICES, LARGE_WIDTHS):
+            changes = {"strategy": "distreal", "base_width": width}
+            changes["subnets"] = {**subnets, "choice": choice, "floor_fraction": floor}
+            changes["averages"] = {"weighting": "samples", "step_normalisation": 0.0, **averages}
+            changes |= {} if width == 1.0 else {"table": None}  # the fleet's table is of the full network
+            yield f"distreal {width:g}, {choice}{aid}", changes, (1.0,)
     for method in PUBLISHED if all_methods else ():
         yield method, {"strategy": method, "base_width": 1.0, "table": None}, (1.0,)

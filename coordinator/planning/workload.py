@@ -254,9 +254,10 @@ def _steps_per_round(device: Device, entries: Entries, settings: Scenario) -> Ar
     allowed = (bounds >= subnets.floor_fraction - 1e-9) & (
         bounds <= subnets.ceiling_fraction(settings.rounds) + 1e-9
     )
-    usable = np.flatnonzero(
-        (allowed if allowed.any() else bounds == bounds[-1]) & (entries.memory_bytes <= device.memory_bytes)
-    )
+    in_memory = entries.memory_bytes <= device.memory_bytes
+    usable = np.flatnonzero((allowed if allowed.any() else bounds == bounds[-1]) & in_memory)
+    if not len(usable):
+        usable = np.flatnonzero(in_memory)[-1:]  # the floor gives way to memory
     num_batches = max(1, round(math.ceil(device.num_samples / settings.batch_size) * settings.passes))
     steps = np.zeros(len(bounds))
     if subnets.choice == "fixed":
@@ -265,6 +266,9 @@ def _steps_per_round(device: Device, entries: Entries, settings: Scenario) -> Ar
     if len(usable) == 0 or device.num_samples == 0:
         return steps
     for available_s in device.core_seconds:
+        if subnets.choice == "widest":
+            steps += _widest_steps(core_s, usable, float(available_s), num_batches) / len(device.core_seconds)
+            continue
         fitting = usable[core_s[usable] <= available_s / num_batches]
         level = fitting[-1] if len(fitting) else usable[0]
         used = usable[usable <= level] if subnets.choice == "below" else np.array([level])
@@ -273,6 +277,16 @@ def _steps_per_round(device: Device, entries: Entries, settings: Scenario) -> Ar
         if made < 1 or (not subnets.partial_work and made < num_batches):
             continue
         steps[used] += made / len(used) / len(device.core_seconds)
+    return steps
+
+
+def _widest_steps(core_s: Array, usable: NDArray[np.intp], available_s: float, num_batches: int) -> Array:
+    """[J]: mini-batches of one round whose time is filled from the widest vector down."""
+    steps = np.zeros(len(core_s))
+    for index in usable[::-1]:
+        made = min(num_batches - int(steps.sum()), math.floor(available_s / float(core_s[index])))
+        steps[index] += made
+        available_s -= made * float(core_s[index])
     return steps
 
 
@@ -285,12 +299,15 @@ def _entries(graph: ModelGraph, settings: Scenario) -> Entries:
     is_whole = method.subnets.choice == "fixed" and method.subnets.fixed_fraction == 1.0
     levels: Sequence[float] = () if is_whole else method.levels or KEEPS
     vectors = sorted({uniform_vector(plan, method.base_width * keep) for keep in (*levels, 1.0)})
-    costs = CostModel(graph, plan, settings.batch_size).costs([*vectors, full_vector(plan)])
+    parts = min(settings.batch_size, method.subnets.micro_batch or settings.batch_size)
+    costs = CostModel(graph, plan, parts).costs([*vectors, full_vector(plan)])
     parameters, batch = costs.num_parameters, settings.batch_size
+    # Mini-batches in parts add their gradients up beside the weights.
+    sums = 4 * parameters[:-1] if parts < batch else 0
     # A narrower network has its own weights, momentum and update, not the full one's.
     copies = FULL_COPIES_BYTES * (parameters[-1] - parameters[-2])
     return Entries(
         macs=costs.macs_training[:-1].astype(np.float64) * batch,
         activation_bytes=costs.activation_bytes[:-1].astype(np.float64) * batch,
-        memory_bytes=(costs.memory_bytes[:-1] - copies).astype(np.float64),
+        memory_bytes=(costs.memory_bytes[:-1] + sums - copies).astype(np.float64),
     )

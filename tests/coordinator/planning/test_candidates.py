@@ -1,5 +1,6 @@
 """What a plan chooses between."""
 
+import msgspec
 import pytest
 
 from coordinator.planning.candidates import default_candidates, family_of, method_of, read_candidates
@@ -11,7 +12,7 @@ def test_the_usual_candidates_have_other_names_and_fit_the_scenario(make_fleet):
     candidates = default_candidates(fleet)
     assert len({one.name for one in candidates}) == len(candidates)
     methods = {one.settings(fleet).method for one in candidates}
-    assert methods == {"small", "full", "distreal", "uniform"}
+    assert methods == {"small", "full", "distreal"}
 
 
 def test_the_published_methods_come_when_asked(make_fleet):
@@ -23,7 +24,7 @@ def test_the_published_methods_come_when_asked(make_fleet):
 def test_rates_are_multiples_of_the_fleets(make_fleet):
     fleet = make_fleet()
     rates = {one.settings(fleet).learning_rate for one in default_candidates(fleet)}
-    assert rates == {0.05, 0.1, 0.2}
+    assert rates == {0.1, 0.2}
 
 
 def test_a_fleets_table_goes_with_the_full_network_alone(make_fleet):
@@ -37,8 +38,21 @@ def test_a_fleets_table_goes_with_the_full_network_alone(make_fleet):
 def test_candidates_that_differ_in_rates_alone_are_one_family(make_fleet):
     fleet = make_fleet()
     families = {family_of(one.settings(fleet)) for one in default_candidates(fleet)}
-    assert len(families) == 14
-    assert "distreal 0.65 floor 0.5" in families
+    assert len(families) == 24
+    assert "distreal 0.65 widest floor 0.2" in families
+    assert "distreal 0.65 widest floor 0.2 prior 0.5" in families
+
+
+def test_class_priors_are_tried_where_some_classes_are_with_some_groups_alone(make_fleet):
+    fleet = make_fleet()
+    spread = msgspec.structs.replace(
+        fleet, devices=tuple(msgspec.structs.replace(group, labels=None) for group in fleet.devices)
+    )
+
+    def priors(of):
+        return {method_of(one.settings(of)).subnets.label_prior for one in default_candidates(of)}
+
+    assert (priors(fleet), priors(spread)) == ({0.0, 0.5}, {0.0})
 
 
 def test_a_file_of_candidates_is_read(make_fleet, tmp_path):
