@@ -45,10 +45,11 @@ _HOLDERS = AverageSettings(entries="touched", weighting="equal")
 _FULL = SubnetSettings(choice="fixed", fixed_fraction=1.0)
 
 PRESETS: dict[str, Preset] = {
-    # Edgetide's own are the floor, mini-batches in parts, class priors, and the average: by shares of steps,
-    # devices by their data, deltas partly normalised by their number of steps.
+    # Edgetide's own are mini-batches in parts, class priors, and the average: by shares of steps, devices by
+    # their data, deltas partly normalised by their number of steps. No floor: a searched table has none but
+    # vectors worth training.
     "distreal": Preset(
-        subnets=SubnetSettings(floor_fraction=0.3, label_prior=0.5, micro_batch=4),
+        subnets=SubnetSettings(label_prior=0.5, micro_batch=4),
         averages=AverageSettings(weighting="data", step_normalisation=0.5),
         source=f"{_DISTREAL}; what is edgetide's own is measured in docs/results.md",
     ),
