@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from device_agent.effects import Note
 from device_agent.wire.messages import BlobRef, Hello, Order, RolledOut, Run
 
+MAX_DEVICES = 100_000
 MAX_BATCHES = 50_000
 """Of one order: its update names the vector of each mini-batch and has to fit into one message."""
 
@@ -73,6 +74,16 @@ class Device:
         """It has answered this order, by an update or a decline."""
         if order == self.order:
             self.answered = True
+
+
+def admit(devices: dict[str, Device], device_id: str) -> Device | None:
+    """The device of this name, remembered from now on; None where there are too many, all of them online."""
+    if device_id not in devices and len(devices) >= MAX_DEVICES:
+        gone = next((known for known, device in devices.items() if not device.online), None)
+        if gone is None:
+            return None
+        del devices[gone]
+    return devices.setdefault(device_id, Device())
 
 
 def num_batches(config: RunConfig, hello: Hello) -> int:

@@ -19,26 +19,16 @@ from dataclasses import dataclass, field
 
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished
 from coordinator.intake import Intake
-from coordinator.orders import Device, RunConfig, make_order, make_run, num_batches, settle_rollout
+from coordinator.orders import Device, RunConfig, admit, make_order, make_run, num_batches, settle_rollout
 from coordinator.strategies.strategy import CoordinatorStrategy
 from coordinator.updates import Wanted, acknowledge
 from device_agent.effects import Announce, CancelTimer, Note, Send, SetTimer
-from device_agent.wire.messages import (
-    BlobRef,
-    Decline,
-    Envelope,
-    Hello,
-    RolledOut,
-    Rollout,
-    Status,
-    Update,
-)
+from device_agent.wire.messages import BlobRef, Decline, Envelope, Hello, RolledOut, Rollout, Status, Update
 from firmware_profiles.errors import WorldError
 from models.bundle import Bundle
 from models.data.dataset import without_ones
 from models.subnet import Array
 
-MAX_DEVICES = 100_000
 JOIN_FRACTION = 0.25
 """A device that comes in the middle of a round gets an order while this share of the time is left."""
 
@@ -118,7 +108,7 @@ class RoundsCore:
         ):
             details = {"shape": list(hello.input_shape), "classes": hello.num_classes}
             return [Note("device with unfit data left out", device_id, details)]
-        device = self._device(device_id)
+        device = admit(self.devices, device_id)
         if device is None:
             return [Note("device left out: too many devices", device_id)]
         rebooted = device.hello is not None and device.hello.boot_epoch != hello.boot_epoch
@@ -140,7 +130,7 @@ class RoundsCore:
 
     def on_status(self, now_s: float, device_id: str, status: Status) -> list[CoordinatorEffect]:
         """A device came online, left, or its last will speaks for it."""
-        device = self._device(device_id)
+        device = admit(self.devices, device_id)
         if device is None or status.online == device.online:
             return []
         if not status.online and device.hello is not None and status.boot_epoch < device.hello.boot_epoch:
@@ -375,7 +365,7 @@ class RoundsCore:
     # ------------------------------------------------------------ answers
 
     def _on_update(self, now_s: float, envelope: Envelope, update: Update) -> list[CoordinatorEffect]:
-        device = self._device(envelope.sender)
+        device = admit(self.devices, envelope.sender)
         if device is None or device.hello is None:
             return [Note("update of an unknown device ignored until it says hello", envelope.sender)]
         effects = self.intake.offer(envelope, update, device, self._wanted())
@@ -398,14 +388,6 @@ class RoundsCore:
             device.answer(decline.order)
         note = Note("device declined", envelope.sender, {"round": decline.round, "reason": decline.reason})
         return [note, *self._close_if_due(now_s)]
-
-    def _device(self, device_id: str) -> Device | None:
-        if device_id not in self.devices and len(self.devices) >= MAX_DEVICES:
-            gone = next((known for known, device in self.devices.items() if not device.online), None)
-            if gone is None:
-                return None
-            del self.devices[gone]
-        return self.devices.setdefault(device_id, Device())
 
     def _announce(self) -> Announce:
         return Announce(make_run(self.config, self.state, self.round, self.version, self.accuracy))

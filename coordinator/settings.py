@@ -35,8 +35,6 @@ from models.table import ParetoTable, find_fault, load_table, uniform_table
 from models.widths import plan_widths
 from models.zoo import ZOO, initial_weights, load_model, shipped_table
 
-FALLBACK_FRACTIONS = EVEN
-
 OPTIMIZERS = {
     "sgd": OptimizerSettings(weight_decay=1e-4, clip_norm=5.0, schedule="cosine"),
     "adamw": OptimizerSettings(method="adamw", weight_decay=0.01, clip_norm=5.0, schedule="cosine"),
@@ -156,7 +154,7 @@ def _bundle(config: LearningConfig, method: Preset, graph: ModelGraph) -> Bundle
         class_tensors(graph)
     plan = plan_widths(graph)
     table = _table(config, method, graph_digest(graph)) or uniform_table(
-        graph, plan, config.batch_size, method.levels or FALLBACK_FRACTIONS
+        graph, plan, config.batch_size, method.levels or EVEN
     )
     if fault := find_fault(table, graph_digest(graph), plan):
         raise UserError(f"table {config.table or table.source}: {fault}")

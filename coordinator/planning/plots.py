@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from coordinator.planning.plan_file import Compared, Plan
+from dse.plots_style import SERIES
 from firmware_profiles.errors import UserError
 
 NUM_DRAWN = 6
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
 
 _EXTRA = "plots need packages that are not installed: pip install 'edgetide[dse]'"
 
 
 def drawn(plan: Plan) -> list[tuple[Compared, str]]:
     """The best candidates of different curves, with their colours."""
-    return list(zip(plan.compared[:NUM_DRAWN], COLOURS, strict=False))
+    return list(zip(plan.compared[:NUM_DRAWN], SERIES, strict=False))
 
 
 def write_html(plan: Plan, path: Path) -> None:

@@ -6,25 +6,10 @@ import pytest
 
 from dse.costs import Price, Pricing, describe, make_price
 from firmware_profiles.errors import UserError
-from models.graph import ModelGraph, Node
 from models.widths import plan_widths
+from tests.fixtures.two_layers import TWO_LAYERS
 
-GRAPH = ModelGraph(
-    name="tiny",
-    input_name="x",
-    input_shape=(6,),
-    output_name="scores",
-    nodes=(
-        Node("Gemm", ("x", "first.weight", "first.bias"), "hidden", {}),
-        Node("Relu", ("hidden",), "active", {}),
-        Node("Gemm", ("active", "last.weight", "last.bias"), "scores", {}),
-    ),
-    parameters={"first.weight": (12, 6), "first.bias": (12,), "last.weight": (3, 12), "last.bias": (3,)},
-    statistics={},
-    constants={},
-    shapes={"x": (6,), "hidden": (12,), "active": (12,), "scores": (3,)},
-)
-PLAN = plan_widths(GRAPH)
+PLAN = plan_widths(TWO_LAYERS)
 # Forward 6 x 12 + 12 x 3, twice the first layer (no input gradient), three times the last.
 MACS = 2 * 72 + 3 * 36
 
@@ -34,18 +19,18 @@ def price(**fields):
 
 
 def test_macs_are_those_of_one_sample_and_name_no_seconds():
-    costs = Pricing(GRAPH, PLAN, 10, Price())((12,))
+    costs = Pricing(TWO_LAYERS, PLAN, 10, Price())((12,))
     assert (costs.macs, costs.cost, costs.core_seconds) == (MACS, MACS, None)
 
 
 def test_seconds_are_those_of_a_mini_batch():
-    costs = Pricing(GRAPH, PLAN, 10, price(seconds_per_step=2.0, seconds_per_mac=0.5))((12,))
+    costs = Pricing(TWO_LAYERS, PLAN, 10, price(seconds_per_step=2.0, seconds_per_mac=0.5))((12,))
     assert costs.cost == costs.core_seconds == 2.0 + 0.5 * MACS * 10
 
 
 def test_activations_cost_seconds_too():
     one, other = (
-        Pricing(GRAPH, PLAN, 10, price(seconds_per_mac=0.5, seconds_per_activation_byte=extra))((12,))
+        Pricing(TWO_LAYERS, PLAN, 10, price(seconds_per_mac=0.5, seconds_per_activation_byte=extra))((12,))
         for extra in (0.0, 1.0)
     )
     num_activations = 6 + 12  # what the backward pass reads again: the input and the ReLU's output
@@ -53,15 +38,15 @@ def test_activations_cost_seconds_too():
 
 
 def test_joules_are_seconds_times_watts():
-    seconds = Pricing(GRAPH, PLAN, 10, price(seconds_per_mac=0.5))((12,))
-    joules = Pricing(GRAPH, PLAN, 10, price(kind="joules", seconds_per_mac=0.5, watts=3.0))((12,))
+    seconds = Pricing(TWO_LAYERS, PLAN, 10, price(seconds_per_mac=0.5))((12,))
+    joules = Pricing(TWO_LAYERS, PLAN, 10, price(kind="joules", seconds_per_mac=0.5, watts=3.0))((12,))
     assert joules.cost == 3 * seconds.cost
     assert joules.core_seconds == seconds.core_seconds
 
 
 def test_seconds_that_nobody_measured_are_not_written_into_the_table_and_said_so():
     estimated = price(seconds_per_mac=0.5, is_measured=False)
-    assert Pricing(GRAPH, PLAN, 10, estimated)((12,)).core_seconds is None
+    assert Pricing(TWO_LAYERS, PLAN, 10, estimated)((12,)).core_seconds is None
     assert "nobody measured engine onnx on board" in describe(estimated)[0]
     assert describe(price()) == ()
 

@@ -19,29 +19,14 @@ from dse.warm import checksum, warm_starts
 from firmware_profiles.errors import UserError
 from models.data.dataset import load_data
 from models.engines.choose import make_engine
-from models.graph import ModelGraph, Node
 from models.graph import digest as graph_digest
 from models.losses import LossSettings
 from models.optim.settings import OptimizerSettings
 from models.table import find_fault, load_table
 from models.widths import plan_widths
+from tests.fixtures.two_layers import TWO_LAYERS
 
-GRAPH = ModelGraph(
-    name="tiny",
-    input_name="x",
-    input_shape=(6,),
-    output_name="scores",
-    nodes=(
-        Node("Gemm", ("x", "first.weight", "first.bias"), "hidden", {}),
-        Node("Relu", ("hidden",), "active", {}),
-        Node("Gemm", ("active", "last.weight", "last.bias"), "scores", {}),
-    ),
-    parameters={"first.weight": (12, 6), "first.bias": (12,), "last.weight": (3, 12), "last.bias": (3,)},
-    statistics={},
-    constants={},
-    shapes={"x": (6,), "hidden": (12,), "active": (12,), "scores": (3,)},
-)
-PLAN = plan_widths(GRAPH)
+PLAN = plan_widths(TWO_LAYERS)
 SETTINGS = SearchSettings(
     stages=(4, 12),
     num_steps=6,
@@ -56,7 +41,9 @@ SETTINGS = SearchSettings(
 
 def initial():
     rng = np.random.default_rng(0)
-    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in GRAPH.parameters.items()}
+    return {
+        name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in TWO_LAYERS.parameters.items()
+    }
 
 
 @pytest.fixture
@@ -72,8 +59,8 @@ def data(tmp_path):
 
 @pytest.fixture
 def bench(data):
-    engine = make_engine("torch", GRAPH, LossSettings(), 1)
-    return make_bench(GRAPH, PLAN, engine, initial(), load_data(str(data)).train, SETTINGS)
+    engine = make_engine("torch", TWO_LAYERS, LossSettings(), 1)
+    return make_bench(TWO_LAYERS, PLAN, engine, initial(), load_data(str(data)).train, SETTINGS)
 
 
 def a_run(data, tmp_path, trials=8, **changes):
@@ -91,7 +78,7 @@ def a_run(data, tmp_path, trials=8, **changes):
 
 
 def search(plan_of_run):
-    return run(plan_of_run, GRAPH, initial(), load_data(plan_of_run.data))
+    return run(plan_of_run, TWO_LAYERS, initial(), load_data(plan_of_run.data))
 
 
 def test_training_everything_from_the_warm_start_brings_accuracy(bench):
@@ -149,15 +136,15 @@ def test_held_out_samples_are_not_trained_on_and_the_test_part_is_not_touched(be
 
 
 def test_too_few_samples_to_hold_out_are_refused(data):
-    engine = make_engine("torch", GRAPH, LossSettings(), 1)
+    engine = make_engine("torch", TWO_LAYERS, LossSettings(), 1)
     settings = SearchSettings(num_held_out=195, batch_size=10)
     with pytest.raises(UserError, match="200 training samples are too few"):
-        make_bench(GRAPH, PLAN, engine, initial(), load_data(str(data)).train, settings)
+        make_bench(TWO_LAYERS, PLAN, engine, initial(), load_data(str(data)).train, settings)
 
 
 def test_a_run_ends_in_a_table_that_fits_the_network(data, tmp_path):
     outcome = search(a_run(data, tmp_path))
-    assert find_fault(outcome.table, graph_digest(GRAPH), PLAN) is None
+    assert find_fault(outcome.table, graph_digest(TWO_LAYERS), PLAN) is None
     assert outcome.table.entries[-1].vector == (12,)
     assert all(entry.progress > 0 for entry in outcome.table.entries[:-1])
 
@@ -224,7 +211,7 @@ def model_file(tmp_path):
     from models.onnx_file import to_onnx
 
     path = tmp_path / "tiny.onnx"
-    onnx.save(to_onnx(GRAPH, initial()), path)
+    onnx.save(to_onnx(TWO_LAYERS, initial()), path)
     return path
 
 

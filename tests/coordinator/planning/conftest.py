@@ -1,10 +1,10 @@
 """A small fleet to plan for: two fast boards, two slow ones that alone hold two of ten classes."""
 
-import numpy as np
 import pytest
 
 from coordinator.twins.compare_summary import RunOutcome
 from coordinator.twins.scenario import load_scenario
+from tests.fixtures.squares import write_squares
 
 FLEET = """\
 name: boards
@@ -27,19 +27,8 @@ devices:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """Has fleet.yaml and data.npz: ten classes, each a bright square in another place."""
-    rng = np.random.default_rng(0)
-
-    def part(num_samples):
-        labels = np.arange(num_samples) % 10
-        images = rng.integers(0, 60, (num_samples, 1, 28, 28))
-        for image, label in zip(images, labels, strict=True):
-            row, column = divmod(int(label), 4)
-            image[0, 8 * row : 8 * row + 6, 7 * column : 7 * column + 6] += 180
-        return images.astype(np.uint8), labels
-
     folder = tmp_path_factory.mktemp("planning")
-    (x_train, y_train), (x_test, y_test) = part(100), part(10)
-    np.savez(folder / "data.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    write_squares(folder / "data.npz", 100, 10)
     (folder / "fleet.yaml").write_text(FLEET)
     return folder
 
