@@ -34,10 +34,10 @@ from benchmarks.distreal_cells import (
 from benchmarks.distreal_checks import OURS, Measured, checks_of, ordering
 from benchmarks.distreal_tuning import tune, write_methods
 from benchmarks.report import Report, parser, publish
-from coordinator.twins.compare import Watch, compare
-from coordinator.twins.compare_plan import parse_seeds, read_methods
-from coordinator.twins.compare_runs import Now
-from coordinator.twins.compare_summary import BEST_TARGET
+from coordinator.comparing.compare import Watch, compare
+from coordinator.comparing.plan import parse_seeds, read_methods
+from coordinator.comparing.runs import Now
+from coordinator.comparing.summary import BEST_TARGET
 from firmware_profiles.errors import UserError
 from models.data.dataset import load_data
 

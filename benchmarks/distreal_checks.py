@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from benchmarks.distreal_cells import TUNED_BUDGET, Cell
 from benchmarks.report import Check
-from coordinator.twins.compare_curves import seconds_to, smoothed_curve
-from coordinator.twins.compare_summary import BEST_TARGET, Runs, ScenarioSummary, TimeTo
+from coordinator.comparing.curves import seconds_to, smoothed_curve
+from coordinator.comparing.summary import BEST_TARGET, Runs, ScenarioSummary, TimeTo
 
 OURS = "distreal"
 FIXED = "distreal-fixed"

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from benchmarks.distreal_cells import Cell
-from coordinator.twins.compare import Watch, compare
-from coordinator.twins.compare_summary import ScenarioSummary
+from coordinator.comparing.compare import Watch, compare
+from coordinator.comparing.summary import ScenarioSummary
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.errors import UserError
 

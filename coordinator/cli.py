@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.twins.compare_cli import compare_command
+from coordinator.comparing.cli import compare_command
 from device_agent.cli import DEFAULT_BROKER, Broker, CaFile, CertFile, KeyFile, tls_files
 from device_agent.cli import app as agent_app
 from device_agent.logs import set_up_logs

@@ -9,7 +9,7 @@ from benchmarks.distreal_cells import Cell, matrix_cells, world_of
 from benchmarks.distreal_checks import Measured, checks_of, ordering, time_ratio
 from benchmarks.distreal_tuning import OWN_SETTINGS, first_settings, second_settings
 from benchmarks.prepare_data import decode_images, digits, log_mel, loudest_window, mel_filters
-from coordinator.twins.compare_summary import RunOutcome, summarise
+from coordinator.comparing.summary import RunOutcome, summarise
 from firmware_profiles.errors import UserError
 
 

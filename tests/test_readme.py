@@ -16,7 +16,7 @@ import pytest
 import typer.main
 
 from coordinator.cli import app
-from coordinator.twins.compare_plan import read_methods
+from coordinator.comparing.plan import read_methods
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.policy import Policy, load_policy, parse_policy
 from firmware_profiles.strict import parse_strict

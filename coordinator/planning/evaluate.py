@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from coordinator.comparing.digest import digest_of
+from coordinator.comparing.plan import PlannedRun
+from coordinator.comparing.runs import Now, Start, run_all, start_process
+from coordinator.comparing.store import open_folder, read_stored
+from coordinator.comparing.summary import RunOutcome
 from coordinator.planning.candidates import Candidate, optimizer_of
-from coordinator.twins.compare_digest import digest_of
-from coordinator.twins.compare_plan import PlannedRun
-from coordinator.twins.compare_runs import Now, Start, run_all, start_process
-from coordinator.twins.compare_store import open_folder, read_stored
-from coordinator.twins.compare_summary import RunOutcome
 from coordinator.twins.scenario import Scenario
 from dse.halving import Trial
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import typer
 
+from coordinator.comparing.compare import available_cores
+from coordinator.comparing.runs import Now, Start, start_process
+from coordinator.comparing.store import open_folder, write_whole
 from coordinator.planning.candidates import default_candidates, read_candidates
 from coordinator.planning.evaluate import make_evaluate
 from coordinator.planning.plan import make_plan
@@ -16,9 +19,6 @@ from coordinator.planning.planned_fleet import PlanSettings
 from coordinator.planning.plots import write_html, write_png
 from coordinator.planning.report import as_json as plan_as_json
 from coordinator.planning.report import print_plan
-from coordinator.twins.compare import available_cores
-from coordinator.twins.compare_runs import Now, Start, start_process
-from coordinator.twins.compare_store import open_folder, write_whole
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.errors import UserError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.twins.compare_summary import RunOutcome
+from coordinator.comparing.summary import RunOutcome
 from coordinator.twins.scenario import load_scenario
 from tests.fixtures.squares import write_squares
 

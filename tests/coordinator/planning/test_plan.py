@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from coordinator.comparing.summary import RunOutcome
 from coordinator.planning import planned_fleet as planned_fleet_module
 from coordinator.planning import workload as workload_module
 from coordinator.planning.candidates import Candidate
@@ -14,7 +15,6 @@ from coordinator.planning.plan import make_plan
 from coordinator.planning.planned_fleet import PlanSettings, on_validation
 from coordinator.planning.report import recommendation
 from coordinator.planning.workload import look_at, workload
-from coordinator.twins.compare_summary import RunOutcome
 from coordinator.twins.result import to_json
 from coordinator.twins.simulator import simulate
 from dse.halving import Trial

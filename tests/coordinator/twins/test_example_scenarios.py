@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from coordinator.comparing.plan import read_methods
 from coordinator.method import resolve_method
 from coordinator.strategies.presets import PRESETS
-from coordinator.twins.compare_plan import read_methods
 from coordinator.twins.equipment import equip
 from coordinator.twins.scenario import load_scenario
 from coordinator.twins.simulator import simulate

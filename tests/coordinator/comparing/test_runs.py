@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.twins.compare_plan import plan_comparison
-from coordinator.twins.compare_progress import TimeLeft, duration
-from coordinator.twins.compare_runs import Now, run_all
+from coordinator.comparing.plan import plan_comparison
+from coordinator.comparing.progress import TimeLeft, duration
+from coordinator.comparing.runs import Now, run_all
 
 
 class Slow:

@@ -8,16 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import app
-from coordinator.twins.compare import compare
-from coordinator.twins.compare_plan import plan_comparison
-from coordinator.twins.compare_plots import method_styles, panels
-from coordinator.twins.compare_report import write_reports
+from coordinator.comparing.compare import compare
+from coordinator.comparing.plan import plan_comparison
+from coordinator.comparing.plots import method_styles, panels
+from coordinator.comparing.report import write_reports
 from coordinator.twins.result import to_json
 from coordinator.twins.simulator import simulate
 from firmware_profiles.errors import UserError
+from tests.coordinator.conftest import SMALL
 from tests.fixtures.comparison import Starts, told
-
-from .conftest import SMALL
 
 METHODS = {"full": {"strategy": "full"}, "distreal": {}}
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from coordinator.twins.compare import Results
-from coordinator.twins.compare_curves import newest, smoothed
-from coordinator.twins.compare_spread import Spread
-from coordinator.twins.compare_store import write_whole
-from coordinator.twins.compare_summary import SHARES, MethodSummary
-from coordinator.twins.compare_tables import grids, headline, markdown, notes, plain
+from coordinator.comparing.compare import Results
+from coordinator.comparing.curves import newest, smoothed
+from coordinator.comparing.spread import Spread
+from coordinator.comparing.store import write_whole
+from coordinator.comparing.summary import SHARES, MethodSummary
+from coordinator.comparing.tables import grids, headline, markdown, notes, plain
 
 
 def write_reports(results: Results, pictures: Sequence[Path] = ()) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from coordinator.twins.compare_curves import NUM_SMOOTHED
-from coordinator.twins.compare_spread import Spread
-from coordinator.twins.compare_summary import (
+from coordinator.comparing.curves import NUM_SMOOTHED
+from coordinator.comparing.spread import Spread
+from coordinator.comparing.summary import (
     BEST_TARGET,
     MARGIN_POINTS,
     SHARES,

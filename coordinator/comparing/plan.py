@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from coordinator.twins.compare_digest import digest_of
+from coordinator.comparing.digest import digest_of
 from coordinator.twins.scenario import Scenario, load_scenario
 from firmware_profiles.errors import UserError
 from firmware_profiles.fit import nearest

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from coordinator.twins.compare_spread import Spread, spread, spread_of_known
+from coordinator.comparing.spread import Spread, spread, spread_of_known
 
 ByClass = Sequence[float | None]
 """Accuracy 0..1 by class; None where a class has no sample."""

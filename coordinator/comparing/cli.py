@@ -15,8 +15,8 @@ from firmware_profiles.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from coordinator.twins.compare import Results
-    from coordinator.twins.compare_tables import Grid
+    from coordinator.comparing.compare import Results
+    from coordinator.comparing.tables import Grid
 
 
 def compare_command(
@@ -52,9 +52,9 @@ def compare_command(
     Writes tables (summary.md, .csv, .json, runs.csv) and plots (accuracy.html, .png).
     """
     # Heavy: imported when runs are compared, so that help stays quick.
-    from coordinator.twins.compare import compare  # noqa: PLC0415
-    from coordinator.twins.compare_plan import parse_seeds  # noqa: PLC0415
-    from coordinator.twins.compare_progress import progress_watch  # noqa: PLC0415
+    from coordinator.comparing.compare import compare  # noqa: PLC0415
+    from coordinator.comparing.plan import parse_seeds  # noqa: PLC0415
+    from coordinator.comparing.progress import progress_watch  # noqa: PLC0415
 
     if methods and strategies:
         raise UserError("--methods and --strategy both say what runs: give one of them")
@@ -85,14 +85,14 @@ def compare_command(
 
 
 def _report(results: Results, paths: dict[str, str], wall_s: float) -> dict[str, Any]:
-    from coordinator.twins.compare_report import as_json  # noqa: PLC0415 - as above
+    from coordinator.comparing.report import as_json  # noqa: PLC0415 - as above
 
     return {**as_json(results), "paths": paths, "wall_s": wall_s}
 
 
 def _write(results: Results) -> dict[str, str]:
-    from coordinator.twins.compare_plots import draw  # noqa: PLC0415 - as above
-    from coordinator.twins.compare_report import write_reports  # noqa: PLC0415
+    from coordinator.comparing.plots import draw  # noqa: PLC0415 - as above
+    from coordinator.comparing.report import write_reports  # noqa: PLC0415
 
     pictures: list[Path] = []
     try:
@@ -112,7 +112,7 @@ def _print(results: Results, paths: dict[str, str]) -> None:
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415
 
-    from coordinator.twins.compare_tables import grids, headline, notes  # noqa: PLC0415
+    from coordinator.comparing.tables import grids, headline, notes  # noqa: PLC0415
 
     console = Console()
     for name, summary in results.scenarios.items():

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from coordinator.twins.compare_plan import PlannedRun
-from coordinator.twins.compare_summary import RunOutcome
+from coordinator.comparing.plan import PlannedRun
+from coordinator.comparing.summary import RunOutcome
 from firmware_profiles.errors import UserError
 
 FORMAT = "edgetide-run-1"

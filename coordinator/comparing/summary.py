@@ -1,7 +1,7 @@
 """What the runs of one scenario come to: accuracy over time, cost, and paired differences.
 
 Every method is read at the same moments, shares of the *horizon*: the virtual time of the scenario's
-longest run. Curves are read as `coordinator.twins.compare_curves` says; tables and times to a target are
+longest run. Curves are read as `coordinator.comparing.curves` says; tables and times to a target are
 of the smoothed reading, the other one stands beside it in the JSON file.
 """
 
@@ -14,9 +14,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from coordinator.twins.compare_classes import OwnClasses, WorstClass, own_classes, worst_class
-from coordinator.twins.compare_curves import Curve, newest, seconds_to, smoothed, smoothed_curve
-from coordinator.twins.compare_spread import Spread, interval, spread, spread_of_known
+from coordinator.comparing.classes import OwnClasses, WorstClass, own_classes, worst_class
+from coordinator.comparing.curves import Curve, newest, seconds_to, smoothed, smoothed_curve
+from coordinator.comparing.spread import Spread, interval, spread, spread_of_known
 
 SHARES = (0.25, 0.5, 1.0)
 """Of the horizon, at which accuracy is told."""

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from coordinator.twins.compare_plan import parse_seeds, plan_comparison, read_methods
+from coordinator.comparing.plan import parse_seeds, plan_comparison, read_methods
 from firmware_profiles.errors import UserError
 
 METHODS = {"full": {"strategy": "full"}, "slow": {"learning_rate": 0.01, "devices.*.data_fraction": 0.5}}

@@ -17,8 +17,8 @@ from typing import Protocol
 import msgspec
 
 from coordinator.child import Command, how_it_ended, kill_group, last_words, log_tail, spawn
-from coordinator.twins.compare_plan import PlannedRun
-from coordinator.twins.compare_worker import PROGRESS, Job
+from coordinator.comparing.plan import PlannedRun
+from coordinator.comparing.worker import PROGRESS, Job
 from firmware_profiles.process import own_argv
 
 POLL_S = 0.2
@@ -151,7 +151,7 @@ def start_process(run: PlannedRun, result: Path) -> Running:
     log_path.unlink(missing_ok=True)
     command = Command(
         name=str(run),
-        argv=tuple(own_argv("coordinator.twins.compare_worker", str(job_path))),
+        argv=tuple(own_argv("coordinator.comparing.worker", str(job_path))),
         log_path=log_path,
         env={**os.environ, **ONE_THREAD},
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator.twins.compare_store import to_content, write_whole
+from coordinator.comparing.store import to_content, write_whole
 from coordinator.twins.result import to_json
 from coordinator.twins.scenario import Scenario
 from coordinator.twins.simulator import Moment, simulate

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coordinator.twins.compare_curves import newest, seconds_to, smoothed, smoothed_curve
-from coordinator.twins.compare_spread import interval
-from coordinator.twins.compare_summary import summarise
+from coordinator.comparing.curves import newest, seconds_to, smoothed, smoothed_curve
+from coordinator.comparing.spread import interval
+from coordinator.comparing.summary import summarise
 from tests.fixtures.comparison import make_curve, outcome
 
 CURVE = make_curve(0.1, 0.3, 0.5, 0.4, 0.6)

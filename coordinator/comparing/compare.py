@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coordinator.twins.compare_plan import Methods, PlannedRun, PlannedScenario, plan_comparison, slug
-from coordinator.twins.compare_runs import Failure, Now, Start, run_all, start_process
-from coordinator.twins.compare_store import open_folder, read_stored
-from coordinator.twins.compare_summary import RunOutcome, Runs, ScenarioSummary, summarise
+from coordinator.comparing.plan import Methods, PlannedRun, PlannedScenario, plan_comparison, slug
+from coordinator.comparing.runs import Failure, Now, Start, run_all, start_process
+from coordinator.comparing.store import open_folder, read_stored
+from coordinator.comparing.summary import RunOutcome, Runs, ScenarioSummary, summarise
 from firmware_profiles.errors import UserError
 
 

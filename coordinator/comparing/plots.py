@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coordinator.twins.compare import Results
-from coordinator.twins.compare_curves import smoothed
-from coordinator.twins.compare_spread import spread
-from coordinator.twins.compare_store import write_whole
-from coordinator.twins.compare_summary import RunOutcome
+from coordinator.comparing.compare import Results
+from coordinator.comparing.curves import smoothed
+from coordinator.comparing.spread import spread
+from coordinator.comparing.store import write_whole
+from coordinator.comparing.summary import RunOutcome
 from dse.plots_layout import spread as spread_labels
 from dse.plots_style import GRID, GROUND, INK, SERIES, SOFT
 from firmware_profiles.errors import UserError

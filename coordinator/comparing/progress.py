@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from coordinator.twins.compare import Prepared, Watch
-from coordinator.twins.compare_plan import PlannedRun
-from coordinator.twins.compare_runs import Now
+from coordinator.comparing.compare import Prepared, Watch
+from coordinator.comparing.plan import PlannedRun
+from coordinator.comparing.runs import Now
 
 LINE_S = 60.0
 """How often a line is written where there is no terminal and nothing has ended."""

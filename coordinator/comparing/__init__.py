@@ -1,0 +1,1 @@
+"""Methods compared: scenarios x methods x seeds in parallel processes, kept, summed up and drawn."""
