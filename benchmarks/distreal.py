@@ -3,13 +3,14 @@
     python -m benchmarks.prepare_data --data RAW --out DIR
     python -m benchmarks.distreal --data DIR --out RESULTS --tune
     python -m benchmarks.distreal --data DIR --out RESULTS [--family time batch memory]
-                                  [--dataset fashion cifar digits] [--methods NAME ...] [--seeds 0-4]
-                                  [--robustness] [--workers N] [--json]
+                                  [--dataset fashion cifar digits] [--cells NAME ...] [--methods NAME ...]
+                                  [--seeds 0-4] [--robustness] [--workers N] [--json]
     python -m benchmarks.distreal --quick
 
 It can be stopped and started again, and run in parts: finished runs are kept in RESULTS and not repeated.
-The checks are made of those that are there. Methods come from RESULTS/methods-<family>-<dataset>.yaml, which
-`--tune` writes, else from examples/scenarios/methods.yaml.
+The checks are made of those that are there. `--tune` finds each method's settings in one cell, the
+time-limited one at 20 % on the first data set, and writes them to RESULTS/methods.yaml; all cells take them
+from there, else from examples/scenarios/methods.yaml.
 """
 
 from __future__ import annotations
@@ -42,7 +43,16 @@ from firmware_profiles.errors import UserError
 from models.data.dataset import load_data
 
 QUICK_METHODS = ("full", OURS)
-ROBUSTNESS_METHODS = ("full", "small-45", "heterofl", "feddrop", "uniform-floor", "distreal-fixed-50", OURS)
+METHODS_OF = {
+    "matrix": (
+        *("full", "drop", "small-20", "small-45", "small-65", "small-65-aided"),
+        *("heterofl", "fjord", "fedrolex", "feddrop", "fiarse", "uniform-floor"),
+        *("distreal-paper", "distreal-live", "distreal-fixed-50", "distreal-plain", OURS),
+    ),
+    "unconstrained": ("full",),
+    "redraw": ("full", "small-65", "heterofl", "feddrop", "uniform-floor", "distreal-live", OURS),
+}
+"""What runs in a cell of a kind unless `--methods` says otherwise."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,8 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _quick(options)
         folder, out = Path(options.data), Path(options.out)
         if options.tune:
-            for cell in _tuned_cells(options, folder):
-                _tune(cell, options, folder, out)
+            _tune(options, folder, out)
             return 0
         return publish(study(_cells(options, folder), options, out), as_json=options.json)
     except UserError as error:
@@ -106,8 +115,8 @@ def rows_of(one: Measured) -> list[dict[str, Any]]:
 
 
 def _measure(cell: Cell, options: argparse.Namespace, out: Path) -> Measured | None:
-    known = read_methods(_methods_file(cell, out))
-    wanted = options.methods or {"unconstrained": ["full"], "redraw": ROBUSTNESS_METHODS}.get(cell.kind)
+    known = read_methods(_methods_file(out))
+    wanted = options.methods or METHODS_OF[cell.kind]
     if unknown := set(wanted or ()) - set(known):
         raise UserError(f"--methods: {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     names = [name for name in known if not wanted or name in wanted]
@@ -136,8 +145,8 @@ def _tell(now: Now) -> None:
         print(f"{now.finished}: {end}; {left} to go", file=sys.stderr)
 
 
-def _methods_file(cell: Cell, out: Path) -> Path:
-    tuned = out / f"methods-{cell.family}-{cell.dataset}.yaml"
+def _methods_file(out: Path) -> Path:
+    tuned = out / "methods.yaml"
     return tuned if tuned.exists() else METHODS
 
 
@@ -147,16 +156,16 @@ def _cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
         cells += [unconstrained_cell(dataset, folder) for dataset in options.dataset]
         if options.robustness:
             cells += [cell for dataset in options.dataset for cell in redraw_cells(dataset, folder)]
-    return cells
+    if unknown := set(options.cells or ()) - {cell.name for cell in cells}:
+        raise UserError(
+            f"--cells: {', '.join(sorted(unknown))}: there are {', '.join(c.name for c in cells)}"
+        )
+    return [cell for cell in cells if not options.cells or cell.name in options.cells]
 
 
-def _tuned_cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
-    cells = matrix_cells(options.family, options.dataset, folder)
-    return [cell for cell in cells if cell.family != "time" or cell.budget == TUNED_BUDGET]
-
-
-def _tune(cell: Cell, options: argparse.Namespace, folder: Path, out: Path) -> None:
-    path = out / f"methods-{cell.family}-{cell.dataset}.yaml"
+def _tune(options: argparse.Namespace, folder: Path, out: Path) -> None:
+    (cell,) = (c for c in matrix_cells(["time"], options.dataset[:1], folder) if c.budget == TUNED_BUDGET)
+    path = out / "methods.yaml"
     known = read_methods(METHODS)
     wanted = {name: keys for name, keys in known.items() if not options.methods or name in options.methods}
     tuned = tune(
@@ -184,7 +193,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     made.add_argument("--out", metavar="DIR", help="folder of the results, which are kept")
     made.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     made.add_argument("--dataset", nargs="+", choices=list(DATA), default=["fashion", "cifar"])
-    made.add_argument("--methods", nargs="+", metavar="NAME", help="of the file of methods; all by default")
+    made.add_argument(
+        "--cells", nargs="+", metavar="NAME", help="such as 'time 20%% fashion'; all by default"
+    )
+    made.add_argument("--methods", nargs="+", metavar="NAME", help="of the file of methods")
     made.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,2")
     made.add_argument("--tune", action="store_true", help="tune the methods on a validation split, no more")
     made.add_argument("--robustness", action="store_true", help="also availability redrawn at other times")

@@ -15,7 +15,10 @@ TIME_BUDGETS = (0.5, 0.2, 0.07)
 """Mean share of a pass over the local data with the full network."""
 
 TUNED_BUDGET = 0.2
-"""Of the time-limited family, at which methods are tuned for all three."""
+"""Of the time-limited family, at which methods are tuned for all cells."""
+
+ROUNDS = 60
+"""Of every run: what lets the study end in hours."""
 
 UNCONSTRAINED_BUDGET = 50.0
 """Every device passes over its data as often as it is told to."""
@@ -204,5 +207,5 @@ def _cell(
         dataset=dataset,
         budget=budget,
         kind=kind,
-        overrides=(*overrides, f"budget_fraction={budget}", f"name={name}"),
+        overrides=(f"rounds={ROUNDS}", *overrides, f"budget_fraction={budget}", f"name={name}"),
     )

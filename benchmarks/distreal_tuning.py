@@ -1,8 +1,8 @@
 """Equal tuning for every method of the study: as many settings for each, on a validation split.
 
-Three learning rates times two server momenta at a quarter of the rounds (the schedule is compressed with
-them), then two more settings at the best of these: a method's own, or two more learning rates where it has
-none. The seed is none of the study's, and the test set is not looked at.
+Three learning rates times two server momenta over fewer rounds (the schedule is compressed with them), then
+two more settings at the best of these: a method's own, or two more learning rates where it has none. The seed
+is none of the study's, and the test set is not looked at.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import yaml
 from benchmarks.distreal_cells import Cell
 from coordinator.comparing.compare import Watch, compare
 from coordinator.comparing.summary import ScenarioSummary
-from coordinator.twins.scenario import load_scenario
 from firmware_profiles.errors import UserError
 
 Keys = dict[str, Any]
 
 SEED = 1000
-ROUNDS_FRACTION = 0.25
+ROUNDS = 25
 VALIDATION_FRACTION = 0.1
 LEARNING_RATES = (0.1, 0.2, 0.4)
 SERVER_MOMENTA = (0.0, 0.5)
@@ -64,10 +63,9 @@ def tune(
     Raises:
         UserError: a run failed.
     """
-    rounds = load_scenario(cell.path, list(cell.overrides)).rounds
     overrides = [
         *cell.overrides,
-        f"rounds={max(1, round(ROUNDS_FRACTION * rounds))}",
+        f"rounds={ROUNDS}",
         "measure_on=validation",
         f"num_validation={max(1, round(VALIDATION_FRACTION * num_samples))}",
         f"name={cell.name} tuning",
@@ -128,7 +126,7 @@ def second_settings(method: str, keys: Keys) -> list[Keys]:
 
 def write_methods(path: Path, methods: Mapping[str, Keys], cell: Cell) -> None:
     """Write tuned methods as a file that comparisons take."""
-    lines = [f"# Tuned on {cell.name}: a validation split, seed {SEED}, {ROUNDS_FRACTION:.0%} of the rounds."]
+    lines = [f"# Tuned on {cell.name}: a validation split, seed {SEED}, {ROUNDS} rounds."]
     lines += [
         f"{name}: {yaml.safe_dump(dict(keys), default_flow_style=True, sort_keys=False, width=1000).strip()}"
         for name, keys in methods.items()
