@@ -12,19 +12,21 @@ import msgspec
 from msgspec import Meta
 
 from firmware_profiles.errors import PeerError, UserError
+from models.compression.settings import CompressionSettings
 from models.factors import class_tensors
 from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, validate
 from models.graph import digest as graph_digest
 from models.losses import LOSSES, LossSettings
 from models.optim.settings import OptimizerSettings
+from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
 from models.table import ParetoTable, find_fault
 from models.widths import WidthPlan, plan_widths
 
 MAX_BYTES = 8 * 2**20
 MAX_ARTIFACT_BYTES = 4 * 2**20
-_SCHEMA = 3
+_SCHEMA = 4
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,12 +37,16 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         loss: which loss, and its settings.
         optimizer: settings of the optimiser.
         subnets: how the sub-network of a mini-batch is chosen, drawn and trained.
+        compression: of the updates.
+        peers: how devices learn from each other; None: by the coordinator alone.
     """
 
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 32
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     subnets: SubnetSettings = SubnetSettings()
+    compression: CompressionSettings = CompressionSettings()
+    peers: PeerSettings | None = None
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

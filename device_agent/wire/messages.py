@@ -119,6 +119,20 @@ class BlobRef(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes | None = None
 
 
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+    """A device to exchange with, and how many neighbours it has itself."""
+
+    device: Id
+    degree: Annotated[int, Meta(ge=1, le=100_000)]
+
+
+class Peering(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a device exchanges with. `epoch` counts changes of the topology."""
+
+    neighbours: Annotated[tuple[Neighbour, ...], Meta(max_length=1000)]
+    epoch: Count = 0
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
     """Coordinator -> device: train. `Envelope.base_version` names the weights' version.
 
@@ -129,6 +143,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
         num_batches: mini-batches to train.
         deadline_s: seconds from receipt until the update should leave the device.
         learning_rate: replaces the bundle's, for a schedule over rounds.
+        peering: of a decentralised method; None: there is no exchange.
     """
 
     order: Count
@@ -140,6 +155,41 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order"):
     deadline_s: Seconds
     seed: Count
     learning_rate: Annotated[float, Meta(gt=0.0, le=1e3)] | None = None
+    peering: Peering | None = None
+
+
+class Exchanges(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the exchanges that a device began with a neighbour, since its last report.
+
+    Attributes:
+        begun: offers sent. completed: both sides pulled. taken_back: the other side had given up, so the own
+            pull was undone. one_sided: the own pull was made, and of the other's nobody knows.
+    """
+
+    begun: Count = 0
+    completed: Count = 0
+    taken_back: Count = 0
+    one_sided: Count = 0
+
+
+class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device's learning from its neighbours went, since its last report.
+
+    Attributes:
+        step: barriers it has passed in this run.
+        exchanges: by neighbour.
+        staleness: gradients applied, by the barriers since each was begun; the last entry counts all later.
+        discarded: gradients given up.
+        sketch: seeded random projection of its weights, for the consensus distance.
+        bytes_sent: to neighbours.
+    """
+
+    step: Count
+    exchanges: Annotated[dict[Id, Exchanges], Meta(max_length=1000)] = {}
+    staleness: Annotated[tuple[Count, ...], Meta(max_length=64)] = ()
+    discarded: Count = 0
+    sketch: Annotated[tuple[float, ...], Meta(max_length=256)] = ()
+    bytes_sent: Count = 0
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
@@ -154,6 +204,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
         delta: weights after minus weights before.
         macs: training MACs spent. loss_sum: over samples, weight num_samples.
         busy_s: seconds of computing, pauses and duty-cycle sleep left out.
+        peers: of a decentralised method.
     """
 
     order: Count
@@ -167,6 +218,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     loss_sum: float
     busy_s: Seconds
     wall_s: Seconds
+    peers: PeerReport | None = None
 
 
 class Decline(msgspec.Struct, frozen=True, kw_only=True, tag="decline"):
@@ -205,6 +257,44 @@ class RolledOut(msgspec.Struct, frozen=True, kw_only=True, tag="rolled-out"):
     reason: Reason = ""
 
 
+class Offer(msgspec.Struct, frozen=True, kw_only=True, tag="offer"):
+    """Device -> neighbour: my weights at this moment; let us pull towards each other.
+
+    Attributes:
+        nonce: names the exchange, among those this sender began in this boot epoch.
+        degree: neighbours that the sender has. step: barriers it has passed.
+        weights: its weights, inline. wants_answer: False: nothing comes back, the receiver just mixes it in.
+    """
+
+    nonce: Count
+    degree: Annotated[int, Meta(ge=1, le=100_000)]
+    step: Count
+    weights: BlobRef
+    wants_answer: bool = True
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, tag="answer"):
+    """Neighbour -> device: my weights at the moment of your offer; I pull when you settle."""
+
+    nonce: Count
+    degree: Annotated[int, Meta(ge=1, le=100_000)]
+    step: Count
+    weights: BlobRef
+
+
+class Settle(msgspec.Struct, frozen=True, kw_only=True, tag="settle"):
+    """Device -> neighbour: I have pulled; pull too. Sent again until it is answered."""
+
+    nonce: Count
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True, tag="settled"):
+    """Neighbour -> device: I have pulled too, or I had given the exchange up and have not."""
+
+    nonce: Count
+    applied: bool
+
+
 class ChunkRequest(msgspec.Struct, frozen=True, kw_only=True, tag="chunk-request"):
     """Receiver -> holder: send chunk `index` of this content."""
 
@@ -221,7 +311,20 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk"):
     data: bytes
 
 
-Body = Order | Update | Decline | Ack | Rollout | RolledOut | ChunkRequest | Chunk
+Body = (
+    Order
+    | Update
+    | Decline
+    | Ack
+    | Rollout
+    | RolledOut
+    | Offer
+    | Answer
+    | Settle
+    | Settled
+    | ChunkRequest
+    | Chunk
+)
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):

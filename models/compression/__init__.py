@@ -1,0 +1,1 @@
+"""Smaller updates: number formats of fewer bits, and fewer numbers."""
