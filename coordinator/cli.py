@@ -105,11 +105,13 @@ def up(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Start a whole fleet on this machine: broker, coordinator, agents, web page."""
+    from coordinator.method import resolve_method  # noqa: PLC0415
     from coordinator.settings import read_optimizer  # noqa: PLC0415
     from coordinator.up import UpConfig, run_up  # noqa: PLC0415
 
     _round_seconds(round_seconds)  # the coordinator reads these; a mistake is told before it is started
     read_optimizer(optimizer)
+    resolve_method(strategy)
     report = run_up(
         UpConfig(
             devices=devices,

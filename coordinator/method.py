@@ -38,7 +38,7 @@ def resolve_method(
         UserError: the strategy is unknown, or a field or a value does not fit.
     """
     if strategy not in PRESETS:
-        raise UserError(f"strategy {strategy!r} is unknown: choose one of {', '.join(PRESETS)}")
+        raise UserError(f"strategy {strategy!r} is unknown; {nearest(strategy, PRESETS)}")
     preset = PRESETS[strategy]
     if base_width is not None and not 0 < base_width <= 1:
         raise UserError(f"base_width is {base_width:g}: give a share above 0 and up to 1")

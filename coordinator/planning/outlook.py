@@ -124,10 +124,10 @@ def _point(number: int, log_error: float, sd: float) -> Point:
 
 def _weak(known: PlannedFleet, best: int) -> tuple[Weak, ...]:
     """Classes that only some groups hold and that its longest simulation left far behind the others."""
-    longest = max(
-        ((trial.num_steps, trial.rung, done) for trial, done in known.evaluations if trial.candidate == best),
-        key=lambda one: one[:2],
-    )[2].outcome
+    mine = [
+        (trial.num_steps, trial.rung, done) for trial, done in known.evaluations if trial.candidate == best
+    ]
+    longest = max(mine, key=lambda one: one[:2])[2].outcome if mine else None
     by_class = longest.class_accuracy if longest else ()
     holders: dict[tuple[int, ...], list[str]] = {}
     for group in known.scenario.devices:

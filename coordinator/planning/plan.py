@@ -104,8 +104,10 @@ def make_plan(
                 )
             )
         halving.rebudget(SAFETY * settings.budget_fraction * _cheapest_likely(known, halving))
-    if not any(done.outcome for _, done in known.evaluations):
-        raise UserError(_nothing(known, settings))
+    if not known.evaluations:
+        say(_too_little(known, settings))
+    elif not any(done.outcome for _, done in known.evaluations):
+        raise UserError(f"no simulation came to an end: {known.evaluations[0][1].reason}")
     return sum_up(known, law, halving, digest, settings)
 
 
@@ -154,13 +156,10 @@ def _ranked_by(law: ScalingLaw, outcomes: Sequence[Outcome]) -> Forecast:
     return law.mean_at(outcomes, {1.0: 1.0 - HALF_WEIGHT, 0.5: HALF_WEIGHT})
 
 
-def _nothing(known: PlannedFleet, settings: PlanSettings) -> str:
-    reasons = [done.reason for _, done in known.evaluations if done.reason]
-    if reasons:
-        return f"no simulation came to an end: {reasons[0]}"
+def _too_little(known: PlannedFleet, settings: PlanSettings) -> str:
     num_rounds = settings.min_rounds or MIN_ROUNDS
     return (
         f"{settings.budget_fraction:.0%} of the run's training is too little for a simulation of "
-        f"{num_rounds} rounds by {known.num_plan_devices} devices: give more by --budget-fraction, "
-        "or less by --min-rounds or --devices"
+        f"{num_rounds} rounds by {known.num_plan_devices} devices: this plan rests on the law of earlier "
+        "runs alone. Give more by --budget-fraction, or less by --min-rounds or --devices"
     )

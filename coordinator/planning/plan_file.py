@@ -126,7 +126,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         recommended: name of one of `compared`. changes: keys of the scenario that it changes.
         rounds: of the planned run. num_candidates: that were thought of.
         seeds: of the simulations. num_validation: training samples that were set aside to measure on.
-        compared: candidates that were simulated, best first.
+        compared: candidates that were simulated, best first; all where the budget paid for no simulation.
         weak_classes: of the recommended candidate. cost: of the plan.
     """
 

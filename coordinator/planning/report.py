@@ -26,7 +26,7 @@ def recommendation(plan: Plan) -> str:
     """What to run and what to expect, in plain sentences."""
     best, *others = plan.compared
     said = [f"Run {best.name}: expected accuracy {_band(best.final)} after {plan.rounds} rounds."]
-    if not others:
+    if not others and plan.cost.simulations:
         said.append(
             "The budget paid for no other candidate: what was chosen rests on what earlier fleets did."
             if plan.num_candidates > 1
@@ -34,6 +34,8 @@ def recommendation(plan: Plan) -> str:
         )
     if others:
         said.append(f"{_compare(others[0])}.")
+    if not plan.cost.simulations:
+        said.append("The budget paid for no simulation: this rests on the law of earlier runs alone.")
     if plan.cost.fraction > plan.cost.budget_fraction:
         said.append(
             f"The plan cost {plan.cost.fraction:.0%} of this run's training, more than the "
@@ -63,7 +65,7 @@ def print_plan(plan: Plan, path: Path) -> None:
             _band(one.final),
             f"{one.behind:.1f} ({one.behind_low:.1f} to {one.behind_high:.1f})",
             f"{one.probability_best:.0%}",
-            f"{', '.join(map(str, one.rounds_simulated))} rounds",
+            f"{', '.join(map(str, one.rounds_simulated))} rounds" if one.rounds_simulated else "",
         )
     console = Console()
     console.print(grid)

@@ -55,9 +55,9 @@ def stub(make_outcome):
     return make
 
 
-def plan_for(fleet, evaluate, **settings):
+def plan_for(fleet, evaluate, say=print, **settings):
     return make_plan(
-        fleet, DIGEST, CANDIDATES, PlanSettings(**{"budget_fraction": 2.0, **settings}), evaluate
+        fleet, DIGEST, CANDIDATES, PlanSettings(**{"budget_fraction": 2.0, **settings}), evaluate, say
     )
 
 
@@ -105,9 +105,14 @@ def test_a_plan_costs_no_more_than_its_share_of_the_run(make_fleet, stub):
         assert plan.cost.fraction == pytest.approx(spent / (macs[plan.recommended] * 40 * 4), abs=1e-3)
 
 
-def test_a_share_that_pays_for_nothing_is_refused(make_fleet, stub):
-    with pytest.raises(UserError, match="too little for a simulation of 4 rounds"):
-        plan_for(make_fleet(ROOMY), stub({}), budget_fraction=0.01)
+def test_a_share_that_pays_for_no_simulation_still_makes_a_plan_and_says_what_it_rests_on(make_fleet, stub):
+    said: list[str] = []
+    plan = plan_for(make_fleet(ROOMY), stub({}), say=said.append, budget_fraction=0.01)
+    assert plan.recommended in {one.name for one in CANDIDATES}
+    assert len(plan.compared) == len(CANDIDATES)
+    assert plan.cost.simulations == plan.cost.macs == 0
+    assert "too little for a simulation of 4 rounds" in said[-1]
+    assert "rests on the law of earlier runs" in said[-1]
 
 
 def test_a_candidate_that_fails_is_left_out(make_fleet, stub):
