@@ -148,7 +148,8 @@ def test_no_command_at_all_shows_the_help(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["coordinator", "run", "--strategy", "telepathy"], "choose one of distreal, distreal-paper, full"),
+        (["coordinator", "run", "--strategy", "telepathy"], "strategy 'telepathy' is unknown"),
+        (["up", "--strategy", "distreall"], 'did you mean "distreal"'),
         (["coordinator", "run", "--model", "cnn-29"], "did you mean cnn-28"),
         (["coordinator", "run", "--data", "nowhere.npz"], "nowhere.npz"),
         (["coordinator", "run", "--table", "nowhere.yaml"], "nowhere.yaml"),

@@ -351,8 +351,10 @@ def test_fields_and_values_that_do_not_fit_are_refused(changes, message):
 
 
 def test_an_unknown_strategy_is_refused_with_those_there_are():
-    with pytest.raises(UserError, match=r"choose one of distreal, .*fedrolex"):
-        resolve_method("fedfoo")
+    with pytest.raises(UserError, match='did you mean "fedrolex"'):
+        resolve_method("fedrollex")
+    with pytest.raises(UserError, match=r"valid: .*distreal, .*fedrolex"):
+        resolve_method("xyz")
 
 
 def test_the_channels_of_a_narrower_network_are_those_of_the_first_ones():
