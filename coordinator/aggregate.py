@@ -36,12 +36,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.strategies.averages import AverageSettings
-from coordinator.touches import Counts, Touches
+from coordinator.sums import WeightedSums
 from firmware_profiles.errors import PeerError, UserError
 from models.draws import Draw, make_draw
-from models.subnet import Array, DropoutVector, check_vector
+from models.subnet import Array, DropoutVector, check_vector, full_vector
 from models.subnet_settings import SubnetSettings
-from models.weights import check_against
+from models.touches import Counts, Touches
+from models.weights import check_finite, check_shapes
 from models.widths import WidthPlan
 
 DrawOf = Callable[[int, int], Draw]
@@ -63,7 +64,7 @@ class Aggregator:
             whose delta is 0 throughout. Empty where nothing is masked.
 
     Attributes:
-        settings: as given.
+        plan, settings: as given.
         num_updates: updates folded so far.
         num_samples: their samples, weights left out.
     """
@@ -79,14 +80,16 @@ class Aggregator:
         self.settings = settings or AverageSettings()
         self.num_updates = 0
         self.num_samples = 0
-        self._plan, self._base = plan, base
+        self.plan, self._base = plan, base
+        self._shapes = {name: tensor.shape for name, tensor in base.items()}
+        self._max_norm = MAX_NORM_RATIO * max(1.0, _norm(base))
         self._draw = draw or _random(plan)
         self._class_names = tuple(class_names)
         num_classes = len(base[class_names[0]]) if class_names else 0
         self._touches = Touches(plan, base, class_names, num_classes)
-        self._divisors = self._touches.zeros()
-        self._sums = {name: np.zeros(tensor.shape) for name, tensor in base.items()}
-        self._weight = self._step_weight = 0.0
+        self._divisors = WeightedSums({i: counts.shape for i, counts in enumerate(self._touches.zeros())})
+        self._sums = WeightedSums(self._shapes)
+        self._weight = self._step_weight = self._full_weight = 0.0
 
     def fold(
         self,
@@ -119,59 +122,69 @@ class Aggregator:
         """
         if not (weight > 0 and np.isfinite(weight)):
             raise ValueError(f"weight is {weight}: leave the update out instead of folding it with no weight")
-        _check_delta(delta, self._base)
-        _check_steps(self._plan, num_samples, vectors, step_vectors)
-        amount = weight * self._own_weight(num_samples, num_data)
+        _check_delta(delta, self._shapes, self._max_norm)
+        _check_steps(self.plan, num_samples, vectors, step_vectors)
+        amount = weight * self.settings.own_weight(num_samples, num_data)
         steps = float(len(step_vectors)) ** self.settings.step_normalisation
         counts = self._count(delta, vectors, step_vectors, self._draw(seed, round_number))
-        for name in self._base:
-            part = delta[name] * np.float64(amount / steps)
-            if counts is not None and not (touched := counts[self._touches.index(name)] > 0).all():
-                # What a device says about entries it did not train is not listened to.
-                part = np.where(self._touches.spread(touched, self._touches.index(name)), part, 0.0)
-            self._sums[name] += part
-        for index, count in enumerate(counts or ()):
-            by_steps = self.settings.entries == "by-steps"
-            self._divisors[index] += (count / len(step_vectors) if by_steps else count > 0) * amount
+        if counts is None:
+            self._sums.add(delta, amount / steps)
+            self._full_weight += amount
+        else:
+            self._sums.add(delta, amount / steps, self._masks(counts))
+            self._divide(counts, amount, len(step_vectors))
         self._weight += amount
         self._step_weight += amount * steps
         self.num_updates += 1
         self.num_samples += num_samples
 
-    def finish(self, before: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    def finish(self, before: Mapping[str, Array] | None = None, scale: float = 1.0) -> dict[str, Array]:
         """The new weights: float32, full shapes, copies. Folding may go on afterwards.
 
         Args:
             before: weights of the version before the base, which server momentum goes on from; None where
                 there is none, or another model took its place.
+            scale: factor on the server's learning rate, this once.
         """
         settings = self.settings
         new: dict[str, Array] = {}
         for name, tensor in self._base.items():
-            moved = settings.server_learning_rate * self._mean_delta(name)
+            moved = self._mean_delta(name)
+            moved *= settings.server_learning_rate * scale
             if settings.server_momentum and before is not None:
                 moved += settings.server_momentum * (tensor.astype(np.float64) - before[name])
             # Adding in float64 and rounding once is what float32 addition does with a float32 mean.
-            new[name] = np.asarray(tensor + moved, dtype=np.float32)
+            moved += tensor
+            new[name] = moved.astype(np.float32)
         return new
 
     def _mean_delta(self, name: str) -> NDArray[np.float64]:
         index = self._touches.index(name)
-        steps = self._step_weight / self._weight if self._weight else 1.0
-        if self.settings.entries == "plain":
-            return self._sums[name] * steps / (self._weight or np.inf)
-        touched = self._divisors[index]
+        mean = self._sums.total(name)
+        mean *= self._step_weight / self._weight if self._weight else 1.0
+        if self.settings.entries == "plain" or self._full_weight == self._weight:
+            mean /= self._weight or np.inf
+            return mean
+        touched = self._divisors.total(index) + self._full_weight
         least = self._weight / self.settings.cap if self.settings.entries == "by-steps" else 0.0
         # Divided by infinity, an entry that nobody trained keeps its value.
         divisor = np.where(touched > 0, np.maximum(touched, least), np.inf)
-        return self._sums[name] * steps / self._touches.spread(divisor, index)
+        mean /= self._touches.spread(divisor, index)
+        return mean
 
-    def _own_weight(self, num_samples: int, num_data: int | None) -> float:
-        if self.settings.weighting == "equal":
-            return 1.0
-        if self.settings.weighting == "data" and num_data is not None:
-            return float(num_data)
-        return float(num_samples)
+    def _divide(self, counts: Sequence[Counts], amount: float, num_steps: int) -> None:
+        """Add an update's weight to the divisors of the entries that it trained."""
+        if self.settings.entries == "by-steps":
+            self._divisors.add(dict(enumerate(counts)), amount / num_steps)
+        else:
+            self._divisors.add({i: (count > 0).astype(np.float32) for i, count in enumerate(counts)}, amount)
+
+    def _masks(self, counts: Sequence[Counts]) -> dict[str, NDArray[np.bool_]]:
+        """Where an update is listened to: what it says about entries it did not train is not."""
+        partly = {index: count > 0 for index, count in enumerate(counts) if not count.min() > 0}
+        spread = {index: self._touches.spread(touched, index) for index, touched in partly.items()}
+        indices = {name: self._touches.index(name) for name in self._base}
+        return {name: spread[index] for name, index in indices.items() if index in spread}
 
     def _count(
         self,
@@ -180,13 +193,18 @@ class Aggregator:
         step_vectors: Sequence[int],
         draw: Draw,
     ) -> list[Counts] | None:
-        """How many mini-batches touched each block; None where it does not matter."""
+        """How many mini-batches touched each block; None where all touched all, or it does not matter."""
         if self.settings.entries == "plain":
             return None
         is_present = None
         if self._class_names:
             rows = [delta[name].reshape(len(delta[name]), -1).any(axis=1) for name in self._class_names]
             is_present = np.logical_or.reduce(rows)
+        full = full_vector(self.plan)
+        if all(vectors[index] == full for index in set(step_vectors)) and (
+            is_present is None or is_present.all()
+        ):
+            return None
         return self._touches.count(draw, vectors, step_vectors, is_present)
 
 
@@ -196,12 +214,16 @@ def _random(plan: WidthPlan) -> DrawOf:
     )
 
 
-def _check_delta(delta: Mapping[str, Array], base: Mapping[str, Array]) -> None:
-    check_against(delta, {name: tensor.shape for name, tensor in base.items()})
-    largest = max((float(np.abs(values).max(initial=0.0)) for values in delta.values()), default=0.0)
-    limit = MAX_NORM_RATIO * max(1.0, _norm(base))
-    # The largest entry first: its square might not be a float32.
-    if largest > limit or _norm(delta) > limit:
+def _check_delta(delta: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], max_norm: float) -> None:
+    check_shapes(delta, shapes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = [delta[name].reshape(-1) for name in shapes]
+        square = sum(float(np.dot(values, values)) for values in flat)
+    if square <= max_norm**2:
+        return  # one pass over the values: NaN and infinity would have shown in the sum
+    check_finite(delta)
+    if _norm(delta) > max_norm:
+        largest = max(float(np.abs(values).max(initial=0.0)) for values in flat)
         raise PeerError(
             f"the delta is over {MAX_NORM_RATIO:g} times as large as the weights "
             f"(an entry moves by {largest:g}): that is no training"
@@ -209,10 +231,9 @@ def _check_delta(delta: Mapping[str, Array], base: Mapping[str, Array]) -> None:
 
 
 def _norm(tensors: Mapping[str, Array]) -> float:
-    """L2 norm of all entries together."""
-    return math.sqrt(
-        sum(float(np.dot(values.reshape(-1), values.reshape(-1))) for values in tensors.values())
-    )
+    """L2 norm of all entries together, in float64: squares might not be float32."""
+    flat = [values.reshape(-1).astype(np.float64) for values in tensors.values()]
+    return math.sqrt(sum(float(np.dot(values, values)) for values in flat))
 
 
 def _check_steps(

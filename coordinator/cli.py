@@ -42,12 +42,13 @@ app.add_typer(sim_app, name="sim")
 app.add_typer(models_app, name="models")
 
 Devices = Annotated[int, typer.Option(min=1, max=256, help="Number of device agents.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Number of aggregations.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Number of aggregations; without a server, of barriers.")]
 Strategy = Annotated[
     str,
     typer.Option(
         help="How the fleet learns: distreal, distreal-paper, full, drop, small, heterofl, fjord, fjord-kd, "
-        "fedrolex, feddrop, fiarse, uniform."
+        "fedrolex, feddrop, fiarse, uniform, async; without a server: dsgd, dsgd-discard, dsgd-synchronous, "
+        "ad-psgd, swift, epidemic."
     ),
 ]
 Model = Annotated[str, typer.Option(help="Zoo name or ONNX file (see `edgetide models list`).")]
@@ -73,7 +74,22 @@ OptimizerName = Annotated[
 Rate = Annotated[
     float | None, typer.Option(min=0.0, help="Learning rate of the first round; the optimiser's by default.")
 ]
-Partition = Annotated[str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, owner.")]
+Compression = Annotated[
+    str, typer.Option(help="How updates are written: none, float16, int8, top-k or random-mask.")
+]
+TopologyName = Annotated[
+    str | None,
+    typer.Option(
+        "--topology",
+        help="Neighbours where there is no server: ring, grid, geometric[:RADIUS], full, or an edge list.",
+    ),
+]
+BarrierSeconds = Annotated[
+    float | None, typer.Option(min=0.001, help="Seconds between two barriers of a strategy without a server.")
+]
+Partition = Annotated[
+    str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, classes:K, owner.")
+]
 State = Annotated[Path | None, typer.Option(help="Folder that keeps the run.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new run instead of resuming.")]
 PlanFile = Annotated[
@@ -97,20 +113,29 @@ def up(
     round_seconds: RoundSeconds = "auto",
     optimizer: OptimizerName = "sgd",
     learning_rate: Rate = None,
+    compression: Compression = "none",
+    topology: TopologyName = None,
+    barrier_seconds: BarrierSeconds = None,
     partition: Partition = "iid",
     plan: PlanFile = None,
+    faults: Annotated[
+        Path | None,
+        typer.Option(help="Scenario file whose devices' names, networks and faults the agents have."),
+    ] = None,
     state: State = None,
     fresh: Fresh = False,  # noqa: FBT002 - a flag
     leave: Annotated[bool, typer.Option("--exit", help="End when the run is finished.")] = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Start a whole fleet on this machine: broker, coordinator, agents, web page."""
-    from coordinator.method import resolve_method  # noqa: PLC0415
-    from coordinator.settings import read_optimizer  # noqa: PLC0415
+    from coordinator.method import read_topology, resolve_method  # noqa: PLC0415
+    from coordinator.settings import read_compression, read_optimizer  # noqa: PLC0415
     from coordinator.up import UpConfig, run_up  # noqa: PLC0415
 
     _round_seconds(round_seconds)  # the coordinator reads these; a mistake is told before it is started
     read_optimizer(optimizer)
+    read_compression(compression)
+    read_topology(topology)
     resolve_method(strategy)
     report = run_up(
         UpConfig(
@@ -128,8 +153,12 @@ def up(
             round_seconds=round_seconds,
             optimizer=optimizer,
             learning_rate=learning_rate,
+            compression=compression,
+            topology=topology,
+            barrier_s=barrier_seconds,
             partition=partition,
             plan=plan,
+            faults=faults,
             state=state or default_state("up"),
             fresh=fresh,
             exit_when_finished=leave,
@@ -167,6 +196,9 @@ def run_command(
     round_seconds: RoundSeconds = "60",
     optimizer: OptimizerName = "sgd",
     learning_rate: Rate = None,
+    compression: Compression = "none",
+    topology: TopologyName = None,
+    barrier_seconds: BarrierSeconds = None,
     plan: PlanFile = None,
     state: State = None,
     database: Annotated[
@@ -180,9 +212,10 @@ def run_command(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Run the rounds of a fleet over a broker that is already there."""
+    from coordinator.method import read_topology  # noqa: PLC0415
     from coordinator.planning.plan_file import plan_learning  # noqa: PLC0415
     from coordinator.runtime import CoordinatorConfig, run_coordinator  # noqa: PLC0415
-    from coordinator.settings import LearningConfig, read_optimizer  # noqa: PLC0415
+    from coordinator.settings import LearningConfig, read_compression, read_optimizer  # noqa: PLC0415
     from device_agent.wire.topics import check_id  # noqa: PLC0415
 
     set_up_logs()
@@ -197,6 +230,9 @@ def run_command(
         passes=passes,
         optimizer=read_optimizer(optimizer),
         learning_rate=learning_rate,
+        compression=read_compression(compression),
+        peers={} if barrier_seconds is None else {"barrier_s": barrier_seconds},
+        topology=read_topology(topology),
     )
     report = run_coordinator(
         CoordinatorConfig(

@@ -151,6 +151,8 @@ class Database:
                     reason=row.reason,
                     macs=row.macs,
                     vectors=row.vectors,
+                    peers=row.peers,
+                    staleness=row.staleness,
                 )
                 for row in rows
             ]

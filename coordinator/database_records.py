@@ -73,6 +73,8 @@ class Outcome:
         outcome: applied, expired or refused. reason: why, "" if applied.
         macs: training MACs.
         vectors: kept channels, written "8-16-16" -> mini-batches trained with them.
+        staleness: versions that an applied update was late; None if nobody kept it.
+        peers: of a decentralised method: the keys of PeerReport, and its window as `round`.
     """
 
     update: UpdateId
@@ -80,6 +82,8 @@ class Outcome:
     reason: str = ""
     macs: int = 0
     vectors: Mapping[str, int] = field(default_factory=dict)
+    peers: Mapping[str, Any] | None = None
+    staleness: int | None = None
 
 
 def outcome_row(run: str, outcome: Outcome, version: int | None) -> dict[str, Any]:
@@ -92,6 +96,8 @@ def outcome_row(run: str, outcome: Outcome, version: int | None) -> dict[str, An
         "version": version if outcome.outcome == "applied" else None,
         "macs": outcome.macs,
         "vectors": dict(outcome.vectors),
+        "staleness": outcome.staleness,
+        "peers": None if outcome.peers is None else dict(outcome.peers),
     }
 
 

@@ -8,9 +8,15 @@ import sqlalchemy as sa
 
 from firmware_profiles.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {}
+
+def _add_peers_and_staleness(connection: sa.Connection) -> None:
+    connection.execute(sa.text("ALTER TABLE outcomes ADD COLUMN peers JSON"))
+    connection.execute(sa.text("ALTER TABLE outcomes ADD COLUMN staleness BIGINT"))
+
+
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {1: _add_peers_and_staleness}
 """Schema version -> what brings it to the next one."""
 
 metadata = sa.MetaData()
@@ -66,6 +72,8 @@ outcomes = sa.Table(
     sa.Column("version", sa.BigInteger),  # the version an applied update went into
     sa.Column("macs", sa.BigInteger, nullable=False),
     sa.Column("vectors", sa.JSON, nullable=False),  # "8-16-16" -> mini-batches trained with it
+    sa.Column("peers", sa.JSON(none_as_null=True)),  # the device's PeerReport, and its window as `round`
+    sa.Column("staleness", sa.BigInteger),  # versions that an applied update was late
 )
 
 devices = sa.Table(

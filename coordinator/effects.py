@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import device_agent.effects as shared
+from device_agent.wire.messages import PeerReport
 from models.subnet import Array
 
 
@@ -17,6 +18,8 @@ class Settled:
         outcome: applied, expired or refused.
         reason: why, "" if applied.
         macs: training MACs it reported. vectors: "8-16-16" -> mini-batches trained with that vector.
+        staleness: versions that it was late, None unless applied.
+        round: of its order. peers: what it told of its exchanges; None of a method without.
     """
 
     device: str
@@ -26,6 +29,9 @@ class Settled:
     reason: str = ""
     macs: int = 0
     vectors: dict[str, int] = field(default_factory=dict)
+    round: int = 0
+    peers: PeerReport | None = None
+    staleness: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

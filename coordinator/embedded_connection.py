@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from amqtt.adapters import BufferReader
@@ -27,6 +26,7 @@ from coordinator.embedded_mailbox import (
     encode_length,
     encode_publish,
 )
+from coordinator.mqtt_packets import MalformedError, Packet, read_packet
 
 logger = logging.getLogger(__name__)
 
@@ -35,39 +35,6 @@ _SUBSCRIBE, _SUBACK, _UNSUBSCRIBE, _UNSUBACK = 0x82, 0x90, 0xA2, 0xB0
 _PINGREQ, _PINGRESP, _DISCONNECT = 0xC0, 0xD0, 0xE0
 SUBSCRIPTION_REFUSED = 0x80
 _WRITE_BUFFER_BYTES = 256 * 1024
-
-
-class MalformedError(Exception):
-    """The client broke the protocol; its connection ends."""
-
-
-@dataclass(frozen=True)
-class Packet:
-    """One packet as received: first byte (type and flags) and body."""
-
-    head: int
-    body: bytes
-
-
-async def read_packet(reader: asyncio.StreamReader, limit_bytes: int) -> Packet:
-    """Read one packet.
-
-    Raises:
-        MalformedError: its length is malformed or over the limit; the body is not read then.
-        asyncio.IncompleteReadError, OSError: the connection ended.
-    """
-    head = (await reader.readexactly(1))[0]
-    length = 0
-    for shift in (0, 7, 14, 21):
-        digit = (await reader.readexactly(1))[0]
-        length |= (digit & 0x7F) << shift
-        if digit < 0x80:
-            break
-    else:
-        raise MalformedError("a packet's length is malformed")
-    if length > limit_bytes:
-        raise MalformedError(f"a packet of {length} bytes is over the limit of {limit_bytes}")
-    return Packet(head, await reader.readexactly(length))
 
 
 class Actions(Protocol):

@@ -7,10 +7,14 @@ length of texts. Time is a monotonic clock's and only ever shown as an age.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from coordinator.effects import Settled
+from coordinator.peer_view import PeerView, fold_report, fold_window
+from coordinator.peer_view import to_json as peers_json
 from device_agent.effects import Note
 from device_agent.wire.messages import Hello, Run, Status, Telemetry
 from models.widths import WidthGroup
@@ -77,6 +81,8 @@ class Fleet:
         run: what the fleet is doing, or None before the first run.
         devices: by id.
         events: oldest first.
+        staleness: versions late -> updates applied that were, since the coordinator started.
+        peers: of a method whose devices learn from each other.
         num_ignored: messages that contradicted themselves, or came from one device too many.
     """
 
@@ -84,6 +90,8 @@ class Fleet:
     run: Run | None = None
     devices: Mapping[str, DeviceView] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
+    staleness: Mapping[int, int] = field(default_factory=dict)
+    peers: PeerView | None = None
     num_ignored: int = 0
 
 
@@ -113,6 +121,26 @@ def fold(fleet: Fleet, now_s: float, device: str, message: Message) -> Fleet:
     return replace(fleet, devices=devices)
 
 
+def fold_settled(fleet: Fleet, now_s: float, window: int, settled: Sequence[Settled]) -> Fleet:
+    """The fleet after updates were settled: how late they were, and what they tell of exchanges.
+
+    Args:
+        fleet: the fleet before.
+        now_s: seconds of the same clock as in `fold`.
+        window: that those applied belong to.
+        settled: once for each update.
+    """
+    in_time = [(one.device, one.peers) for one in settled if one.peers and one.outcome == "applied"]
+    peers = fleet.peers
+    for one in settled:
+        if one.peers is not None and one.outcome != "applied":
+            peers = fold_report(peers, one.device, one.peers)
+    counts = Counter(fleet.staleness)
+    counts.update(one.staleness for one in settled if one.staleness is not None)
+    fleet = replace(fleet, staleness=dict(counts))
+    return replace(fleet, peers=fold_window(peers, window, now_s, in_time) if in_time else peers)
+
+
 def to_json(fleet: Fleet, now_s: float, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The fleet as JSON-ready data: ages in seconds, absent values None, no NaN.
 
@@ -139,6 +167,8 @@ def to_json(fleet: Fleet, now_s: float, about: Mapping[str, Any] | None = None) 
             }
             for e in reversed(fleet.events)
         ],
+        "staleness": {str(late): fleet.staleness[late] for late in sorted(fleet.staleness)},
+        "peers": None if fleet.peers is None else peers_json(fleet.peers, now_s),
         "num_ignored": fleet.num_ignored,
     }
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.aggregate import Aggregator
 from coordinator.effects import CoordinatorEffect, Record, Settled
 from coordinator.orders import Device
-from coordinator.updates import Key, Wanted, acknowledge, check, key_of, settle, verdict
+from coordinator.updates import Key, Wanted, acknowledge, check, key_of, read_delta, settle, verdict
 from device_agent.effects import Fetch, Note
 from device_agent.wire.messages import Envelope, Update
 from firmware_profiles.errors import EdgetideError
 from models.subnet import Array
-from models.weights import unpack
 
 MAX_FETCHES = 4
 """Updates of one device whose content is fetched at a time; it offers the others again."""
 
-Fold = Callable[[Update, Mapping[str, Array], int, int], None]
-"""Folds (update, its delta, staleness in versions, samples the device has) into the open round."""
+MAX_FETCHES_IN_ALL = 64
+"""Updates whose content is fetched at a time; the others wait for their turn."""
+
+Fold = Callable[[str, Update, Mapping[str, Array], int, int], None]
+"""Folds (device, update, its delta, staleness in versions, samples the device has) into the open round."""
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Intake:
     Attributes:
         settled: what became of every update so far; a repeat is answered from it.
         pending: folded into the open round; settled when it is committed.
-        fetching: digest of the content -> the update it belongs to.
+        fetching: digest of the content -> the update it belongs to; those that wait for their turn included.
         aggregator: of the open round, None between rounds.
     """
 
@@ -38,6 +41,7 @@ class Intake:
     fetching: dict[str, tuple[Envelope, Update]] = field(default_factory=dict)
     aggregator: Aggregator | None = None
     _fold: Fold | None = None
+    _queue: deque[str] = field(default_factory=deque)
 
     # ------------------------------------------------------------ rounds
 
@@ -53,7 +57,8 @@ class Intake:
         """The open round is given up: what was folded into it changes no model."""
         self.close()
         self.pending = {
-            key: replace(one, outcome="expired", reason=reason) for key, one in self.pending.items()
+            key: replace(one, outcome="expired", reason=reason, staleness=None)
+            for key, one in self.pending.items()
         }
 
     def commit(self) -> tuple[Settled, ...]:
@@ -82,25 +87,42 @@ class Intake:
             return []  # offered again by the outbox
         if update.delta.data is not None:
             return self._take(envelope, update, update.delta.data, device, wanted)
+        num_in_flight = len(self.fetching) - len(self._queue)
         self.fetching[update.delta.digest] = (envelope, update)
-        return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
+        self._queue.append(update.delta.digest)
+        return self._fetch_next() if num_in_flight < MAX_FETCHES_IN_ALL else []
+
+    def holder(self, digest: str) -> str:
+        """The device whose update this content belongs to, "" if nobody waits for it."""
+        return self.fetching[digest][0].sender if digest in self.fetching else ""
 
     def take(
         self, digest: str, content: bytes, devices: Mapping[str, Device], wanted: Wanted
     ) -> list[CoordinatorEffect]:
         """Content that was fetched is here and its digest is right."""
         found = self.fetching.pop(digest, None)
-        device = None if found is None else devices.get(found[0].sender)
-        if found is None or device is None or not wanted.is_open:
-            return []  # offered again by the outbox
-        return self._take(*found, content, device, wanted)
+        if found is None:
+            return []
+        following, device = self._fetch_next(), devices.get(found[0].sender)
+        if device is None or not wanted.is_open:
+            return following  # offered again by the outbox
+        return [*following, *self._take(*found, content, device, wanted)]
 
     def give_up(self, digest: str, reason: str) -> list[CoordinatorEffect]:
         """Content cannot be had now; the device will offer its update again."""
         found = self.fetching.pop(digest, None)
         if found is None:
             return []
-        return [Note("update's content could not be fetched", found[0].sender, {"reason": reason})]
+        note = Note("update's content could not be fetched", found[0].sender, {"reason": reason})
+        return [note, *self._fetch_next()]
+
+    def _fetch_next(self) -> list[CoordinatorEffect]:
+        """Fetch what has waited longest."""
+        while self._queue:
+            if found := self.fetching.get(self._queue.popleft()):
+                envelope, update = found
+                return [Fetch(envelope.sender, update.delta.digest, update.delta.size_bytes)]
+        return []
 
     def _take(
         self, envelope: Envelope, update: Update, content: bytes, device: Device, wanted: Wanted
@@ -116,12 +138,9 @@ class Intake:
             return self._turn_away(envelope, update, device, wanted, *found)
         device.folded_orders.append(update.order)
         device.answer(update.order)
-        self.pending[key] = settle(envelope, update, "applied")
-        details = {
-            "round": update.round,
-            "batches": len(update.step_vectors),
-            "staleness": wanted.version - (envelope.base_version or 0),
-        }
+        staleness = wanted.version - (envelope.base_version or 0)
+        self.pending[key] = replace(settle(envelope, update, "applied"), staleness=staleness)
+        details = {"round": update.round, "batches": len(update.step_vectors), "staleness": staleness}
         return [Note("update received", envelope.sender, details)]
 
     def _refusal(
@@ -131,9 +150,10 @@ class Intake:
         assert self._fold is not None
         try:
             check(envelope, update, wanted)
-            delta = unpack(content, wanted.bundle.graph.parameters)
+            delta = read_delta(content, update, wanted)
             num_data = wanted.num_data(device, update)
-            self._fold(update, delta, wanted.version - (envelope.base_version or 0), num_data)
+            staleness = wanted.version - (envelope.base_version or 0)
+            self._fold(envelope.sender, update, delta, staleness, num_data)
         except EdgetideError as error:
             return "refused", str(error)
         return None

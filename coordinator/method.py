@@ -7,14 +7,19 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from coordinator.strategies.asynchrony import AsyncSettings
 from coordinator.strategies.averages import AverageSettings
 from coordinator.strategies.presets import PRESETS, Preset
+from device_agent.peers.topology_settings import TopologySettings
 from firmware_profiles.errors import UserError
 from firmware_profiles.fit import nearest
 from models.losses import LossSettings
+from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
 
-StructT = TypeVar("StructT", SubnetSettings, AverageSettings)
+_KINDS = ("ring", "grid", "geometric", "full")
+
+StructT = TypeVar("StructT", SubnetSettings, AverageSettings, PeerSettings, TopologySettings, AsyncSettings)
 
 
 def resolve_method(
@@ -24,6 +29,9 @@ def resolve_method(
     levels: tuple[float, ...] | None = None,
     subnets: Mapping[str, Any] | None = None,
     averages: Mapping[str, Any] | None = None,
+    peers: Mapping[str, Any] | None = None,
+    topology: Mapping[str, Any] | None = None,
+    asynchrony: Mapping[str, Any] | None = None,
 ) -> Preset:
     """The preset of a strategy with these fields in place of its own.
 
@@ -33,6 +41,9 @@ def resolve_method(
         levels: None keeps the preset's.
         subnets: fields of SubnetSettings.
         averages: fields of AverageSettings.
+        peers: fields of PeerSettings.
+        topology: fields of TopologySettings.
+        asynchrony: fields of AsyncSettings; given at all, any method that averages goes without rounds.
 
     Raises:
         UserError: the strategy is unknown, or a field or a value does not fit.
@@ -42,10 +53,27 @@ def resolve_method(
     preset = PRESETS[strategy]
     if base_width is not None and not 0 < base_width <= 1:
         raise UserError(f"base_width is {base_width:g}: give a share above 0 and up to 1")
+    if preset.peers is None and (peers or topology):
+        decentralised = ", ".join(name for name, one in PRESETS.items() if one.peers is not None)
+        raise UserError(
+            f"strategy {strategy} has no exchange between devices: leave peers and topology out, "
+            f"or choose one of {decentralised}"
+        )
+    if preset.peers is not None and averages:
+        raise UserError(
+            f"strategy {strategy} takes the plain mean of its devices' weights: leave averages out"
+        )
+    if preset.peers is not None and asynchrony is not None:
+        raise UserError(f"strategy {strategy} goes by barriers of its devices: leave asynchrony out")
     return msgspec.structs.replace(
         preset,
         subnets=_changed("subnets", preset.subnets, subnets or {}),
         averages=_changed("averages", preset.averages, averages or {}),
+        peers=None if preset.peers is None else _changed("peers", preset.peers, peers or {}),
+        topology=_changed("topology", preset.topology, topology or {}),
+        asynchrony=preset.asynchrony
+        if asynchrony is None
+        else _changed("asynchrony", preset.asynchrony or AsyncSettings(), asynchrony),
         levels=preset.levels if levels is None else levels,
         base_width=preset.base_width if base_width is None else base_width,
     )
@@ -59,6 +87,32 @@ def loss_of(settings: SubnetSettings) -> LossSettings:
     return LossSettings(
         name="distillation", temperature=1.0, label_weight=1.0 - weight, distillation_weight=weight
     )
+
+
+def read_topology(text: str | None) -> dict[str, Any]:
+    """What an option says of who is whose neighbour, as fields of TopologySettings.
+
+    Args:
+        text: a kind, `geometric:RADIUS`, or the path of an edge list; None says nothing.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if text is None:
+        return {}
+    kind, _, radius = text.partition(":")
+    fields: dict[str, Any] = {"kind": kind}
+    if kind not in _KINDS:
+        if not ("/" in text or "." in text):
+            raise UserError(f"topology {text!r} is unknown: choose {', '.join(_KINDS)} or name an edge list")
+        fields = {"kind": "file", "file": text}
+    elif radius:
+        try:
+            fields["radius"] = float(radius)
+        except ValueError:
+            raise UserError(f"topology {text!r}: the radius is a number, such as geometric:0.4") from None
+    _changed("topology", TopologySettings(), fields)
+    return fields
 
 
 def _changed(what: str, settings: StructT, changes: Mapping[str, Any]) -> StructT:

@@ -12,8 +12,8 @@ from typing import ClassVar, Protocol
 
 from coordinator.blobs import Blobs
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished, Record, Settled
-from coordinator.fleet import Fleet, fold
-from coordinator.rounds import RoundsCore
+from coordinator.fleet import Fleet, fold, fold_settled
+from coordinator.fleet_core import FleetCore
 from device_agent.effects import Announce, CancelTimer, Fetch, Note, Send, SetTimer
 from device_agent.loop import Timers
 from device_agent.wire.bus import Bus
@@ -87,7 +87,7 @@ class CoordinatorNode:
         self,
         *,
         fleet: str,
-        core: RoundsCore,
+        core: FleetCore,
         bus: Bus,
         downloads: Downloads,
         timers: Timers,
@@ -245,11 +245,13 @@ class CoordinatorNode:
 
     def _commit(self, effect: Commit) -> None:
         self.state.commit(effect, self.counters.bytes_sent)
+        self.view = fold_settled(self.view, self.timers.now_s(), effect.round, effect.settled)
         ref = self.blobs.put(pack(effect.weights))
         self.perform(self.core.on_committed(self.timers.now_s(), ref))
 
     def _record(self, effect: Record) -> None:
         self.state.record(effect.settled)
+        self.view = fold_settled(self.view, self.timers.now_s(), effect.settled.round, (effect.settled,))
 
     def _evaluate(self, effect: Evaluate) -> None:
         self._evaluate_version(effect.version, effect.weights)

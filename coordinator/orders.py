@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from device_agent.effects import Note
-from device_agent.wire.messages import BlobRef, Hello, Order, RolledOut, Run
+from device_agent.wire.messages import BlobRef, Hello, Order, Peering, RolledOut, Run
 
 MAX_DEVICES = 100_000
 MAX_BATCHES = 50_000
@@ -27,6 +27,7 @@ class RunConfig:
         max_staleness: versions an update may be late and still count.
         seed: draws the orders' seeds, and who gets an order.
         devices_per_round: how many devices get an order in a round, drawn anew for each; None: all.
+        batches_per_order: for every device alike; None: as its passes over its data come to.
     """
 
     run: str
@@ -41,6 +42,7 @@ class RunConfig:
     learning_rates: tuple[float, ...] = ()
     max_staleness: int = 2
     devices_per_round: int | None = None
+    batches_per_order: int | None = None
 
 
 def order_seed(seed: int, round_number: int, device: str) -> int:
@@ -87,13 +89,21 @@ def admit(devices: dict[str, Device], device_id: str) -> Device | None:
 
 
 def num_batches(config: RunConfig, hello: Hello) -> int:
-    """Mini-batches of an order: the passes over the device's own samples."""
+    """Mini-batches of an order: the passes over the device's own samples, or what the run says."""
+    if config.batches_per_order is not None:
+        return config.batches_per_order
     batches_per_pass = -(-hello.num_samples // config.batch_size)
     return max(1, min(MAX_BATCHES, round(batches_per_pass * config.passes)))
 
 
 def make_order(
-    config: RunConfig, round_number: int, device: Device, bundle: BlobRef, weights: BlobRef, deadline_s: float
+    config: RunConfig,
+    round_number: int,
+    device: Device,
+    bundle: BlobRef,
+    weights: BlobRef,
+    deadline_s: float,
+    peering: Peering | None = None,
 ) -> Order:
     """The order of a device that has said hello and been given a number."""
     assert device.hello is not None
@@ -109,6 +119,7 @@ def make_order(
         deadline_s=deadline_s,
         seed=order_seed(config.seed, round_number, device.hello.device),
         learning_rate=rates[min(round_number, len(rates)) - 1] if rates else None,
+        peering=peering,
     )
 
 

@@ -15,8 +15,11 @@ import msgspec
 from coordinator.database import Database, Outcome, UpdateId, Version
 from coordinator.effects import Commit, Settled
 from coordinator.model_store import ModelStore
+from coordinator.peer_view import PeerView, Told, fold_run
+from coordinator.peer_view import to_json as peers_json
+from coordinator.updates import histogram
 from device_agent.effects import Note
-from device_agent.wire.messages import Hello, Run
+from device_agent.wire.messages import Hello, PeerReport, Run
 from models.subnet import Array
 
 RECENT = 12
@@ -99,7 +102,7 @@ class DurableRun:
             self.database.set_run_state(self.run, run.state)
 
 
-def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str, Any]:
+def make_report(database: Database, run: str, about: dict[str, Any], window: int = 1) -> dict[str, Any]:
     """What a run came to, JSON-ready.
 
     Args:
@@ -107,6 +110,7 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
         run: its id.
         about: what the database does not know: broker, the coordinator's engine. In the report stands what
             the devices computed with, if they told.
+        window: what one round of the coordinator counts for.
     """
     curve = database.curve(run)
     measured = [(version.wall_s, version.accuracy) for version in curve if version.accuracy is not None]
@@ -138,6 +142,7 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
             totals[vector] = totals.get(vector, 0) + count
     num_batches = sum(totals.values())
     last = curve[-1] if curve else None
+    peers = peers_of(database, run)
     engines = sorted({device["engine"] for device in devices.values()} - {None})
     return {
         **about,
@@ -145,19 +150,44 @@ def make_report(database: Database, run: str, about: dict[str, Any]) -> dict[str
         "run": run,
         "accuracy": measured[-1][1] if measured else None,
         "accuracy_curve": [[round(wall_s, 3), accuracy] for wall_s, accuracy in measured],
-        "rounds": max((version.round for version in curve), default=0),
+        "rounds": window * max((version.round for version in curve), default=0),
         "wall_s": round(last.wall_s, 3) if last else 0.0,
         "bytes_sent": last.bytes_sent if last else 0,
         "macs": sum(device["macs"] for device in devices.values()),
         "updates_applied": sum(outcome.outcome == "applied" for outcome in outcomes),
         "updates_expired": sum(outcome.outcome == "expired" for outcome in outcomes),
         "updates_refused": sum(outcome.outcome == "refused" for outcome in outcomes),
+        "staleness": histogram(outcome.staleness for outcome in outcomes),
         "vector_shares": {
             vector: round(count / num_batches, 4)
             for vector, count in sorted(totals.items(), key=lambda item: -item[1])
         },
         "devices": [devices[name] for name in sorted(devices)],
+        **({} if peers is None else {"peers": peers_json(peers)}),
     }
+
+
+def peers_of(database: Database, run: str, offset_s: float = 0.0) -> PeerView | None:
+    """What the devices of a run told of their exchanges; None if they told nothing.
+
+    Args:
+        database: that holds the run.
+        run: its id.
+        offset_s: from seconds of the run to those of another clock.
+    """
+    told = [
+        Told(
+            outcome.update.device,
+            outcome.peers["round"],
+            msgspec.convert(outcome.peers, PeerReport),
+            in_time=outcome.outcome == "applied",
+        )
+        for outcome in database.outcomes(run)
+        if outcome.peers is not None
+    ]
+    # Of versions of one round the first completed it.
+    closed_s = {version.round: version.wall_s + offset_s for version in reversed(database.curve(run))}
+    return fold_run(told, closed_s) if told else None
 
 
 def _outcome(settled: Settled) -> Outcome:
@@ -167,4 +197,8 @@ def _outcome(settled: Settled) -> Outcome:
         reason=settled.reason,
         macs=settled.macs,
         vectors=settled.vectors,
+        staleness=settled.staleness,
+        peers=None
+        if settled.peers is None
+        else {"round": settled.round, **msgspec.to_builtins(settled.peers)},
     )

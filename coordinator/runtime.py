@@ -19,18 +19,20 @@ import msgspec
 
 from coordinator.blobs import Blobs
 from coordinator.control import ControlServer, Request
+from coordinator.cores import core_of
 from coordinator.dashboard.app import create_app
 from coordinator.dashboard.server import serve
 from coordinator.database import Database, Run, Version, move_aside, open_database
 from coordinator.evaluator import Evaluator
 from coordinator.fleet import Fleet, to_json
+from coordinator.fleet_core import FleetCore
 from coordinator.intake import Intake
 from coordinator.model_store import ModelStore
 from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
+from coordinator.peering import assignment_of, window_s, windowed
 from coordinator.rollout import keep, restore, roll_out
-from coordinator.rounds import RoundsCore
-from coordinator.run_state import DurableRun, make_report
+from coordinator.run_state import DurableRun, make_report, peers_of
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
 from coordinator.state_lock import locked
 from device_agent.loop import Loop
@@ -158,7 +160,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
     )
 
     def finished() -> None:
-        _write_report(config.state, make_report(database, run.id, about))
+        _write_report(config.state, make_report(database, run.id, about, learning.window))
         log.info("run %s finished", run.id)
         if config.exit_when_finished:
             # Give the last announcement the time to leave.
@@ -180,7 +182,10 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         state=state,
         evaluate=evaluator.submit,
         finished=finished,
-        view=Fleet(groups=learning.bundle.plan.groups),
+        view=Fleet(
+            groups=learning.bundle.plan.groups,
+            peers=peers_of(database, run.id, loop.now_s() - state.base_wall_s),
+        ),
     )
     app = create_app(
         lambda: to_json(node.view, loop.now_s(), about),
@@ -208,7 +213,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         server.stop()
         evaluator.close()
         bus.close()
-    return make_report(database, run.id, about)
+    return make_report(database, run.id, about, learning.window)
 
 
 def _make_engine(learning: Learning) -> Engine:
@@ -225,33 +230,38 @@ def _core(
     run: str,
     latest: Version | None,
     blobs: Blobs,
-) -> RoundsCore:
+) -> FleetCore:
     """The core where the database left it."""
     weights = store.get(latest.digest).weights if latest else learning.weights
-    deadline_s = config.round_s or deadline_on_one_machine(learning, config.min_devices, os.cpu_count() or 1)
+    deadline_s = _deadline_s(config, learning)
+    boot_epoch = database.next_boot_epoch(run)
     log.info("a round takes %.1f s", deadline_s)
     measured = [version.accuracy for version in database.curve(run) if version.accuracy is not None]
     momentum = learning.method.averages.server_momentum
-    return RoundsCore(
-        config=RunConfig(
-            run=run,
-            strategy_name=config.learning.strategy,
-            num_rounds=config.learning.num_rounds,
-            min_devices=config.min_devices,
-            deadline_s=deadline_s,
-            grace_s=max(2.0, 0.25 * deadline_s),
-            passes=config.learning.passes,
-            batch_size=config.learning.batch_size,
-            seed=config.learning.seed,
-            learning_rates=learning.learning_rates(),
-            devices_per_round=config.devices_per_round,
+    return core_of(learning.strategy)(
+        config=windowed(
+            RunConfig(
+                run=run,
+                strategy_name=config.learning.strategy,
+                num_rounds=learning.num_rounds,
+                min_devices=config.min_devices,
+                deadline_s=deadline_s,
+                grace_s=max(2.0, 0.25 * deadline_s),
+                passes=config.learning.passes,
+                batch_size=config.learning.batch_size,
+                seed=config.learning.seed,
+                learning_rates=learning.learning_rates(),
+                devices_per_round=config.devices_per_round,
+            ),
+            learning.method,
         ),
         strategy=learning.strategy,
         bundle=learning.bundle,
         bundle_ref=blobs.put(encode_bundle(learning.bundle)),
         weights=weights,
         weights_ref=blobs.put(pack(weights)),
-        boot_epoch=database.next_boot_epoch(run),
+        boot_epoch=boot_epoch,
+        assignment=assignment_of(learning.method, config.learning.seed, boot_epoch),
         version=latest.version if latest else 0,
         round=latest.round + 1 if latest else 1,
         oldest_base=_last_replacement(database.curve(run)),
@@ -264,6 +274,13 @@ def _core(
             }
         ),
     )
+
+
+def _deadline_s(config: CoordinatorConfig, learning: Learning) -> float:
+    peers = learning.method.peers
+    if peers is not None:
+        return window_s(peers, config.round_s or 0.0)
+    return config.round_s or deadline_on_one_machine(learning, config.min_devices, os.cpu_count() or 1)
 
 
 def _last_replacement(curve: list[Version]) -> int:

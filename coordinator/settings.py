@@ -6,19 +6,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.method import loss_of, resolve_method
+from coordinator.strategies.halves import coordinator_half
 from coordinator.strategies.presets import EVEN, PRESETS, Preset
-from coordinator.strategies.rounds_of_averages import averages_of
 from coordinator.strategies.strategy import CoordinatorStrategy
 from firmware_profiles.errors import UserError
 from firmware_profiles.strict import load_strict
 from models.bundle import Bundle, TrainingSettings
+from models.compression.settings import CompressionSettings
 from models.data.batches import shuffled_batches
 from models.data.dataset import DataSplit, load_data, match
 from models.engines.choose import make_engine, resolve_engine
@@ -59,13 +60,17 @@ class LearningConfig:
         strategy: key of PRESETS. table: file, or None for the shipped or a uniform one.
         engine: the coordinator's own, which measures; devices have theirs.
         seed: of initial weights, data split and orders.
-        num_rounds: aggregations. passes: over the local data per round.
+        num_rounds: aggregations; of a method with peers, barriers.
+        passes: over the local data per round.
         batch_size: of local training.
         optimizer: of local training; its schedule counts rounds.
         learning_rate: replaces the optimiser's if given.
         base_width: keep fraction of every width group of the network that is learned; None: the strategy's.
         levels: keep fractions of a uniform table; None: the strategy's. A table file goes before them.
-        subnets, averages: fields of the strategy's SubnetSettings and AverageSettings to be replaced.
+        subnets, averages, peers, topology: fields of the strategy's SubnetSettings, AverageSettings,
+            PeerSettings and TopologySettings to be replaced.
+        asynchrony: fields of AsyncSettings; given at all, the method goes without rounds.
+        compression: of the updates.
     """
 
     model: str
@@ -83,6 +88,10 @@ class LearningConfig:
     levels: tuple[float, ...] | None = None
     subnets: Mapping[str, Any] = field(default_factory=dict)
     averages: Mapping[str, Any] = field(default_factory=dict)
+    peers: Mapping[str, Any] = field(default_factory=dict)
+    topology: Mapping[str, Any] = field(default_factory=dict)
+    asynchrony: Mapping[str, Any] | None = None
+    compression: CompressionSettings = field(default_factory=CompressionSettings)
 
 
 @dataclass(frozen=True)
@@ -107,17 +116,27 @@ class Learning:
     @property
     def strategy(self) -> CoordinatorStrategy:
         """The coordinator half that averages as the method says."""
-        return averages_of(self.method.averages)
+        return coordinator_half(self.method)
 
     @property
     def graph_digest(self) -> str:
         """Digest of the network."""
         return graph_digest(self.bundle.graph)
 
+    @property
+    def window(self) -> int:
+        """What one round of the coordinator counts for: the barriers between two reports, 1 without peers."""
+        return 1 if self.method.peers is None else self.method.peers.window
+
+    @property
+    def num_rounds(self) -> int:
+        """The coordinator's rounds."""
+        return -(-self.config.num_rounds // self.window)
+
     def learning_rates(self) -> tuple[float, ...]:
-        """One per round, along the optimiser's schedule."""
+        """One per round of the coordinator, along the optimiser's schedule."""
         optimizer = self.bundle.settings.optimizer
-        return tuple(learning_rate_at(optimizer, index) for index in range(self.config.num_rounds))
+        return tuple(learning_rate_at(optimizer, index * self.window) for index in range(self.num_rounds))
 
 
 def prepare_learning(config: LearningConfig) -> Learning:
@@ -134,6 +153,9 @@ def prepare_learning(config: LearningConfig) -> Learning:
         levels=config.levels,
         subnets=config.subnets,
         averages=config.averages,
+        peers=config.peers,
+        topology=config.topology,
+        asynchrony=config.asynchrony,
     )
     _check_numbers(config)
     data = load_data(config.data, config.seed)
@@ -163,6 +185,8 @@ def _bundle(config: LearningConfig, method: Preset, graph: ModelGraph) -> Bundle
         loss=loss_of(method.subnets),
         optimizer=_optimizer(config),
         subnets=method.subnets,
+        compression=config.compression,
+        peers=method.peers,
     )
     return Bundle(
         graph=graph,
@@ -191,6 +215,19 @@ def read_optimizer(text: str) -> OptimizerSettings:
     if "/" in text or "." in text:
         return load_strict(text, OptimizerSettings)
     raise UserError(f"optimizer {text!r} is unknown: choose {', '.join(OPTIMIZERS)} or name a YAML file")
+
+
+def read_compression(scheme: str) -> CompressionSettings:
+    """The compression that an option names, with its settings' defaults.
+
+    Raises:
+        UserError: nothing is called so.
+    """
+    try:
+        return msgspec.convert({"scheme": scheme}, CompressionSettings)
+    except msgspec.ValidationError:
+        schemes = get_args(get_type_hints(CompressionSettings)["scheme"])
+        raise UserError(f"compression {scheme!r} is unknown: choose {', '.join(schemes)}") from None
 
 
 def _optimizer(config: LearningConfig) -> OptimizerSettings:

@@ -60,6 +60,7 @@ class _Child:
     num_fast_failures: int = 0
     num_restarts: int = 0
     restart_at_s: float | None = None
+    back_at_s: float | None = None
     ending: bool = False
     first_start: threading.Event = field(default_factory=threading.Event)
 
@@ -154,6 +155,21 @@ class Supervisor:
         """End one child: SIGTERM, then SIGKILL after the grace. It is not started again."""
         self._end([self._children[name]])
 
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a child; nothing where it does not run at the moment."""
+        with self._changed:
+            process = self._children[name].process
+            if process is not None:
+                os.kill(process.pid, number)  # not reaped: we hold the lock
+
+    def crash(self, name: str, back_after_s: float) -> None:
+        """Kill a child as a power cut does. It is started again after so long, and has not failed."""
+        with self._changed:
+            child = self._children[name]
+            if child.process is not None:
+                child.back_at_s = time.monotonic() + back_after_s
+                kill_group(child.process.pid)
+
     def pid(self, name: str) -> int | None:
         """Process id of a child that runs, None between its death and its restart and after its end."""
         process = self._children[name].process
@@ -219,6 +235,7 @@ class Supervisor:
                 child.ending = True
                 if child.process is not None:
                     os.kill(child.process.pid, signal.SIGTERM)  # not reaped: we hold the lock
+                    os.kill(child.process.pid, signal.SIGCONT)  # one that is stopped could not end
         self._wake.set()
         deadline_s = time.monotonic() + self._patience.grace_s
         with self._changed:
@@ -293,6 +310,9 @@ class Supervisor:
         lived_s = time.monotonic() - child.started_s
         if child.ending or not command.restart or returncode == 0:
             child.returncode = returncode
+            return
+        if child.back_at_s is not None:
+            child.restart_at_s, child.back_at_s = child.back_at_s, None
             return
         if returncode == 1 and child.num_restarts == 0 and lived_s < self._patience.coming_up_s:
             said = last_words(command.log_path)

@@ -9,15 +9,18 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from coordinator.broker import RunningBroker, start_broker
+from coordinator.faults.live import LiveFaults, read_live_faults
 from coordinator.runtime import REPORT
 from coordinator.screen import Screen, print_report
 from coordinator.state_lock import locked
 from coordinator.supervisor import Supervisor
+from coordinator.twins.scenario import Scenario
 from firmware_profiles.errors import UserError
 from firmware_profiles.process import own_argv
 from models.engines.choose import resolve_engine
@@ -37,6 +40,7 @@ class UpConfig:
     Attributes:
         engine: one name, or several with commas between, which the devices take in turn. The first is
             the coordinator's too.
+        faults: scenario whose devices' names, networks and faults the agents have.
     """
 
     devices: int
@@ -53,8 +57,12 @@ class UpConfig:
     round_seconds: str
     optimizer: str
     learning_rate: float | None
+    compression: str
+    topology: str | None
+    barrier_s: float | None
     partition: str
     plan: Path | None
+    faults: Path | None
     state: Path
     fresh: bool
     exit_when_finished: bool
@@ -70,11 +78,16 @@ def run_up(config: UpConfig) -> dict[str, Any]:
     _check_port(config.port)
     engines = [resolve_engine(name.strip()) for name in config.engine.split(",")]
     port, report = config.port or _free_port(), None
-    with locked(config.state, "edgetide up"), Supervisor(config.state / "cohort.json") as supervisor:
+    faulty = None if config.faults is None else read_live_faults(config.faults, config.devices)
+    with (
+        locked(config.state, "edgetide up"),
+        ExitStack() as until_end,  # the agents say goodbye through what is in it
+        Supervisor(config.state / "cohort.json") as supervisor,
+    ):
         try:
             with Screen() as screen:
-                _start_all(config, engines, supervisor, screen, port)
-                report = _watch(config, supervisor, screen, port)
+                faults = _start_all(config, engines, supervisor, screen, port, faulty, until_end)
+                report = _watch(config, supervisor, screen, port, faults)
             print_report(report)
             if not config.exit_when_finished:
                 _stay(supervisor, port)
@@ -89,25 +102,41 @@ def run_up(config: UpConfig) -> dict[str, Any]:
 
 
 def _start_all(
-    config: UpConfig, engines: list[str], supervisor: Supervisor, screen: Screen, port: int
-) -> None:
+    config: UpConfig,
+    engines: list[str],
+    supervisor: Supervisor,
+    screen: Screen,
+    port: int,
+    faulty: tuple[Scenario, tuple[str, ...]] | None,
+    until_end: ExitStack,
+) -> LiveFaults | None:
+    """Start broker, coordinator and agents; with faults, which begin when they are told, between them."""
     (config.state / "coordinator" / REPORT).unlink(missing_ok=True)
     broker = start_broker(config.broker, config.state / "broker", supervisor=supervisor)
     screen.say(f"broker: {broker.description}")
-    _start_coordinator(config, engines[0], supervisor, broker, port)
-    for index in range(config.devices):
-        _start_agent(config, engines[index % len(engines)], supervisor, broker, index)
+    scenario, names = faulty or (None, tuple(f"device-{index + 1}" for index in range(config.devices)))
+    # Where devices come and go, waiting for all of them may mean for ever: the scenario says how many.
+    enough = None if scenario is None else scenario.min_devices
+    _start_coordinator(config, engines[0], supervisor, broker, port, min(enough or len(names), len(names)))
+    faults = None
+    if scenario is not None:
+        faults = until_end.enter_context(LiveFaults(scenario, names, broker.url, supervisor, config.seed))
+        screen.say(f"faults: {config.faults}")
+    for index, name in enumerate(names):
+        url = broker.url if faults is None else faults.url(name)
+        _start_agent(config, engines[index % len(engines)], supervisor, url, index, name)
     screen.say(f"page: http://127.0.0.1:{port}/   logs and state: {config.state}")
+    return faults
 
 
 def _start_coordinator(
-    config: UpConfig, engine: str, supervisor: Supervisor, broker: RunningBroker, port: int
+    config: UpConfig, engine: str, supervisor: Supervisor, broker: RunningBroker, port: int, min_devices: int
 ) -> None:
     options = {
         "--broker": broker.url,
         "--broker-description": broker.description.partition(";")[0],
         "--fleet": FLEET,
-        "--devices": config.devices,
+        "--devices": min_devices,
         "--rounds": config.rounds,
         "--strategy": config.strategy,
         "--model": config.model,
@@ -118,11 +147,14 @@ def _start_coordinator(
         "--passes": config.passes,
         "--round-seconds": config.round_seconds,
         "--optimizer": config.optimizer,
+        "--compression": config.compression,
         "--state": config.state / "coordinator",
     }
     argv = ["coordinator", "run", *_flat(options)]
     argv += ["--keep-finished", *(["--table", str(config.table)] if config.table else [])]
     argv += [] if config.plan is None else ["--plan", str(config.plan)]
+    for option, value in (("--topology", config.topology), ("--barrier-seconds", config.barrier_s)):
+        argv += [] if value is None else [option, str(value)]
     if config.learning_rate is not None:
         argv += ["--learning-rate", str(config.learning_rate)]
     # A restart after a crash must resume, so the old run is moved aside here, once.
@@ -135,9 +167,8 @@ def _start_coordinator(
 
 
 def _start_agent(
-    config: UpConfig, engine: str, supervisor: Supervisor, broker: RunningBroker, index: int
+    config: UpConfig, engine: str, supervisor: Supervisor, broker_url: str, index: int, name: str
 ) -> None:
-    name = f"device-{index + 1}"
     folder = config.state / "agents" / name
     folder.mkdir(parents=True, exist_ok=True)
     policy, share = folder / "board.yaml", _board_share(config, index)
@@ -147,7 +178,7 @@ def _start_agent(
         encoding="utf-8",
     )
     options = {
-        "--broker": broker.url,
+        "--broker": broker_url,
         "--fleet": FLEET,
         "--id": name,
         "--data": config.data,
@@ -184,8 +215,10 @@ def _flat(options: dict[str, Any]) -> list[str]:
     return [str(part) for pair in options.items() for part in pair]
 
 
-def _watch(config: UpConfig, supervisor: Supervisor, screen: Screen, port: int) -> dict[str, Any]:
-    """Show the fleet until the report is there."""
+def _watch(
+    config: UpConfig, supervisor: Supervisor, screen: Screen, port: int, faults: LiveFaults | None
+) -> dict[str, Any]:
+    """Show the fleet until the report is there; faults begin with the first round."""
     path = config.state / "coordinator" / REPORT
     told_resumed = False
     while not path.exists():
@@ -197,6 +230,8 @@ def _watch(config: UpConfig, supervisor: Supervisor, screen: Screen, port: int) 
             told_resumed = True
             verb = "resumes" if view["about"]["resumed"] else "begins"
             screen.say(f"{verb} {view['run']['run']} (seed {config.seed})")
+        if faults is not None and view["run"]["state"] != "waiting":
+            faults.begin()
         screen.show(view, _get(port, "curve") or [])
     return json.loads(path.read_text(encoding="utf-8"))
 

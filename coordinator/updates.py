@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from coordinator.effects import Settled
@@ -12,7 +12,9 @@ from device_agent.effects import Send
 from device_agent.wire.messages import Ack, Envelope, Update
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
-from models.subnet import check_vector
+from models.compression.codec import decode, most_bytes
+from models.compression.trained import trained_entries
+from models.subnet import Array, check_vector
 
 Key = tuple[str, int, int]
 """(device, boot epoch, sequence): names an update for ever."""
@@ -28,6 +30,7 @@ class Wanted:
         version: the newest version. oldest_base: updates of versions before it were trained on a model
             that has been replaced. max_staleness: versions an update may be late.
         batch_size: samples of a mini-batch. bundle: what is trained.
+        weights: of the newest version; only what is drawn by their importance needs them.
     """
 
     run: str
@@ -38,12 +41,12 @@ class Wanted:
     max_staleness: int
     batch_size: int
     bundle: Bundle
+    weights: Mapping[str, Array] | None = None
 
     @property
     def max_delta_bytes(self) -> int:
         """A delta cannot be larger than the weights as float32, with names and shapes."""
-        parameters = self.bundle.graph.parameters
-        return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
+        return most_bytes(self.bundle.graph.parameters)
 
     def num_data(self, device: Device, update: Update) -> int:
         """Samples that a device has, as many as an order's mini-batches could hold at most."""
@@ -98,12 +101,38 @@ def check(envelope: Envelope, update: Update, wanted: Wanted) -> None:
     if envelope.base_version is None or envelope.base_version > wanted.version:
         raise PeerError(f"it builds on version {envelope.base_version}, the newest is {wanted.version}")
     num_steps = len(update.step_vectors)
+    if update.peers is not None and not (num_steps or update.num_samples):
+        return  # only its neighbours moved its weights
     if not num_steps or max(update.step_vectors) >= len(update.vectors):
         raise PeerError("step_vectors does not fit vectors")
     if not 0 < update.num_samples <= num_steps * wanted.batch_size:
         raise PeerError(f"{update.num_samples} samples do not fit {num_steps} mini-batches")
     for vector in update.vectors:
         check_vector(wanted.bundle.plan, vector)
+
+
+def read_delta(content: bytes, update: Update, wanted: Wanted) -> dict[str, Array]:
+    """An update's delta, float32 in full shapes; `check` has nothing against the update.
+
+    Raises:
+        PeerError: the content is not what the run's compression makes of such a delta.
+    """
+    bundle = wanted.bundle
+    trained = trained_entries(
+        bundle,
+        update.vectors,
+        update.step_vectors,
+        seed=update.seed,
+        round_number=update.round,
+        weights=wanted.weights,
+    )
+    return decode(
+        content,
+        bundle.graph.parameters,
+        seed=update.seed,
+        mask=trained,
+        settings=bundle.settings.delta_compression,
+    )
 
 
 def settle(envelope: Envelope, update: Update, outcome: str, reason: str = "") -> Settled:
@@ -120,7 +149,15 @@ def settle(envelope: Envelope, update: Update, outcome: str, reason: str = "") -
             for index, count in sorted(Counter(update.step_vectors).items())
             if index < len(update.vectors)
         },
+        round=update.round,
+        peers=update.peers,
     )
+
+
+def histogram(staleness: Iterable[int | None]) -> dict[str, int]:
+    """Versions late -> how many applied updates were, as JSON has it; None is not counted."""
+    counts = Counter(late for late in staleness if late is not None)
+    return {str(late): counts[late] for late in sorted(counts)}
 
 
 def acknowledge(run: str, settled: Settled) -> Send:

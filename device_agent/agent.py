@@ -7,10 +7,14 @@
       └────decline─────┴────────────────────────────────┘        a newer order ──▶ fetching
 
 A newer order always wins; a repeat changes nothing. Times are seconds of the driver's monotonic clock.
+
+An order of a decentralised run begins a session (`device_agent.peers.session`), which trains until the run is
+over; later orders of the run do not end it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -28,6 +32,9 @@ from device_agent.effects import (
     StopFetch,
     StopJob,
 )
+from device_agent.orders import JobRequest, OrderInHand
+from device_agent.peers.session import PeerSession
+from device_agent.telemetry import Progress, make_telemetry
 from device_agent.training import StepCost, TrainingResult
 from device_agent.wire.messages import (
     Ack,
@@ -40,45 +47,18 @@ from device_agent.wire.messages import (
     Rollout,
     Run,
     Status,
-    Telemetry,
     Update,
 )
 from device_agent.wire.topics import COORDINATOR
+from firmware_profiles.errors import EdgetideError
 from firmware_profiles.resources import Pause, Snapshot
+from models.bundle import Bundle
+from models.bundle import decode as decode_bundle
+from models.weights import unpack
 
 TELEMETRY_S = 1.0
 FINISH_MARGIN_FRACTION = 0.05
 """Share of the deadline kept back to send the update."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OrderInHand:
-    """An order with what the envelope said of it and when it must be done."""
-
-    order: Order
-    run: str
-    base_version: int
-    base_digest: str
-    deadline_at_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobRequest:
-    """What the driver needs to start the training job."""
-
-    in_hand: OrderInHand
-    bundle: bytes
-    weights: bytes
-
-
-@dataclass
-class Progress:
-    """What telemetry tells of the current order."""
-
-    steps_done: int = 0
-    last: StepCost | None = None
-    macs_since: int = 0
-    full_macs_since: int = 0
 
 
 @dataclass
@@ -89,10 +69,14 @@ class AgentCore:
         hello: who this device is; the driver replaces it when policy or data change.
         state: idle, fetching, training, paused or reporting.
         telemetry_s: seconds between two telemetry messages.
+        decode: reads a bundle; twins of one process share what it makes.
+        peers: the session of a decentralised run, None outside of one.
     """
 
     hello: Hello
     telemetry_s: float = TELEMETRY_S
+    decode: Callable[[bytes], Bundle] = decode_bundle
+    peers: PeerSession | None = None
     state: str = "idle"
     reason: str = ""
     run: str | None = None
@@ -154,7 +138,8 @@ class AgentCore:
                 self._to_coordinator(RolledOut(kind=kind, digest=digest, in_force=False, reason=reason))
             )
         if digest in self.awaited:
-            effects += self._decline(f"content {digest[:12]} could not be fetched: {reason}")
+            why = f"content {digest[:12]} could not be fetched: {reason}"
+            effects += self._decline(why) if self.peers is None else self._go_on_without(why)
         return effects
 
     def on_installed(self, kind: str, digest: str, error: str | None) -> list[Effect]:
@@ -234,7 +219,23 @@ class AgentCore:
 
     def on_job_failed(self, reason: str) -> list[Effect]:
         """The job raised an error of the world's or of the bundle's."""
-        return self._decline(reason)
+        return self._decline(reason) if self.peers is None else self.peers.on_unit_failed(reason)
+
+    def on_unit_done(self, now_s: float, result: TrainingResult, busy_s: float) -> list[Effect]:
+        """The job of a session ended."""
+        return [] if self.peers is None else self.peers.on_unit_done(now_s, result, busy_s)
+
+    def on_peer_message(self, now_s: float, envelope: Envelope, age_s: float) -> list[Effect]:
+        """A neighbour's message that the session wants, sent `age_s` ago.
+
+        Raises:
+            PeerError: its weights cannot be used.
+        """
+        return [] if self.peers is None else self.peers.on_message(now_s, envelope, age_s)
+
+    def on_peer_timer(self, now_s: float, key: str) -> list[Effect]:
+        """A timer of the session is due."""
+        return [] if self.peers is None else self.peers.on_timer(now_s, key)
 
     def on_timer(
         self, key: str, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int
@@ -243,7 +244,17 @@ class AgentCore:
         if key != "telemetry":
             return []
         return [
-            Announce(self._telemetry(snapshot, cpu_share_fraction, outbox_messages)),
+            Announce(
+                make_telemetry(
+                    self.hello,
+                    (self.state, self.reason),
+                    self.in_hand,
+                    self.progress,
+                    snapshot,
+                    cpu_share_fraction,
+                    outbox_messages,
+                )
+            ),
             SetTimer("telemetry", self.telemetry_s),
         ]
 
@@ -255,7 +266,8 @@ class AgentCore:
         last_run, last_number = self.last_order
         if envelope.run == last_run and order.order <= last_number:
             return []
-        effects: list[Effect] = [StopJob()] if self.state in ("training", "paused") else []
+        goes_on = self.peers is not None and self.peers.takes(envelope.run, order)
+        effects: list[Effect] = [] if goes_on else self._stop()
         self.last_order = (envelope.run, order.order)
         self.run = envelope.run
         late_s = (envelope.age_ms or 0) / 1000
@@ -266,7 +278,9 @@ class AgentCore:
             base_digest=envelope.base_digest,
             deadline_at_s=now_s + max(0.0, order.deadline_s * (1 - FINISH_MARGIN_FRACTION) - late_s),
         )
-        self.state, self.reason, self.progress = "fetching", "", Progress()
+        if not goes_on:
+            self.state, self.reason = "fetching", ""
+        self.progress = Progress()
         effects += self._stop_fetching(keep={order.bundle.digest, order.weights.digest})
         self.awaited = {}
         for ref in (order.bundle, order.weights):
@@ -278,7 +292,7 @@ class AgentCore:
 
     def _start_if_ready(self) -> list[Effect]:
         in_hand = self.in_hand
-        if self.state != "fetching" or in_hand is None:
+        if in_hand is None or not self.awaited:
             return []
         bundle, weights = (
             self.awaited.get(ref.digest) for ref in (in_hand.order.bundle, in_hand.order.weights)
@@ -286,8 +300,35 @@ class AgentCore:
         if bundle is None or weights is None:
             return []
         self.awaited = {}
+        if in_hand.order.peering is not None:
+            return self._learn_from_neighbours(in_hand, bundle, weights)
         self.state = "training"
         return [StartJob(JobRequest(in_hand=in_hand, bundle=bundle, weights=weights))]
+
+    def _learn_from_neighbours(self, in_hand: OrderInHand, content: bytes, weights: bytes) -> list[Effect]:
+        """Begin a session; one that is on takes the order."""
+        try:
+            if self.peers is not None:
+                return self.peers.on_order(in_hand, unpack(weights, self.peers.bundle.graph.parameters))
+            bundle = self.decode(content)
+            self.peers = PeerSession(
+                device=self.hello.device,
+                boot_epoch=self.hello.boot_epoch,
+                in_hand=in_hand,
+                bundle=bundle,
+                content=content,
+                weights=unpack(weights, bundle.graph.parameters),
+            )
+        except EdgetideError as error:
+            return self._decline(str(error)) if self.peers is None else self._go_on_without(str(error))
+        self.state = "training"
+        return self.peers.begin()
+
+    def _go_on_without(self, why: str) -> list[Effect]:
+        """The session goes on with the order before."""
+        unwanted = self._stop_fetching()
+        self.awaited = {}
+        return [*unwanted, Note("order of a session not taken", details={"reason": why[:500]})]
 
     def _on_ack(self, ack: Ack) -> list[Effect]:
         if self.state == "reporting":
@@ -316,10 +357,17 @@ class AgentCore:
         ]
 
     def _drop(self, why: str) -> list[Effect]:
-        effects: list[Effect] = [StopJob()] if self.state in ("training", "paused") else []
-        effects += self._stop_fetching()
+        effects = [*self._stop(), *self._stop_fetching()]
         self.in_hand, self.awaited, self.state, self.reason = None, {}, "idle", ""
         return [*effects, Note("order dropped", details={"why": why})]
+
+    def _stop(self) -> list[Effect]:
+        """Give up what is trained, and the session."""
+        effects: list[Effect] = [StopJob()] if self.state in ("training", "paused") else []
+        if self.peers is not None:
+            effects += self.peers.end()
+            self.peers = None
+        return effects
 
     def _stop_fetching(self, keep: AbstractSet[str] = frozenset()) -> list[Effect]:
         """What an order that is over still waits for would only hold up the next one's content."""
@@ -331,34 +379,3 @@ class AgentCore:
 
     def _to_coordinator(self, body: RolledOut) -> Send:
         return Send(to=COORDINATOR, body=body, run=self.run or "none")
-
-    def _telemetry(
-        self, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int
-    ) -> Telemetry:
-        progress, in_hand = self.progress, self.in_hand
-        last = progress.last
-        mean = progress.macs_since / progress.full_macs_since if progress.full_macs_since else None
-        progress.macs_since = progress.full_macs_since = 0
-        return Telemetry(
-            device=self.hello.device,
-            boot_epoch=self.hello.boot_epoch,
-            state=self.state,
-            reason=self.reason,
-            round=in_hand.order.round if in_hand else None,
-            vector=last.vector if last else None,
-            macs_fraction=min(1.0, last.macs / last.full_macs) if last else None,
-            mean_macs_fraction=None if mean is None else min(1.0, mean),
-            steps_done=progress.steps_done,
-            steps_planned=in_hand.order.num_batches if in_hand else 0,
-            loss=last.loss_sum / last.num_samples if last else None,
-            cpu_share_fraction=cpu_share_fraction,
-            cpu_others_fraction=snapshot.cpu_others_fraction,
-            memory_available_bytes=snapshot.memory_available_bytes,
-            memory_own_bytes=snapshot.memory_own_bytes,
-            battery_fraction=snapshot.battery_fraction,
-            charging=snapshot.charging,
-            temperature_celsius=snapshot.temperature_celsius,
-            throttled=snapshot.throttled,
-            clock_hz=snapshot.clock_hz,
-            outbox_messages=outbox_messages,
-        )

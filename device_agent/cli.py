@@ -57,7 +57,7 @@ def run(
     data: Annotated[str, typer.Option(help="Local training data: a name or a path.")] = "fashion-mnist-small",
     shard: Annotated[str | None, typer.Option(help="Train on part INDEX/COUNT of the data only.")] = None,
     partition: Annotated[
-        str, typer.Option(help="How parts are made: iid, dirichlet:A, shards:K, owner.")
+        str, typer.Option(help="How parts are made: iid, dirichlet:A, shards:K, classes:K, owner.")
     ] = "iid",
     seed: Annotated[int, typer.Option(help="Decides split and parts.")] = 0,
     board: Annotated[

@@ -16,6 +16,8 @@ from device_agent.wire.messages import Body, Hello, Run, Status, Telemetry
 class Send:
     """Send one machine message to a device, or from a device to the coordinator (`to` = "coordinator").
 
+    What a device sends to another one goes to a neighbour, and may be lost.
+
     Attributes:
         durable: keep it in the outbox, and send it again until it is acknowledged.
         blobs: content that the receiver may fetch by digest while the message is unacknowledged.
@@ -75,6 +77,13 @@ class StopFetch:
 
 
 @dataclass(frozen=True)
+class Listen:
+    """Hear what these neighbours say to this device, from now on."""
+
+    neighbours: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StartJob:
     """Run a training job; progress comes back by `on_progress`, the end by `on_job_done`."""
 
@@ -130,6 +139,7 @@ Effect = (
     | CancelTimer
     | Fetch
     | StopFetch
+    | Listen
     | StartJob
     | StopJob
     | Prepare

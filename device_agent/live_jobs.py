@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from device_agent.agent import JobRequest
 from device_agent.job_thread import JobThread, drive
 from device_agent.loop import Action
 from device_agent.optimizer_store import OptimizerStore
+from device_agent.orders import JobRequest
 from device_agent.pacing import Worked
+from device_agent.residual_store import ResidualStore
 from device_agent.training import StepCost, TrainingResult
 from device_agent.workbench import Workbench
 from firmware_profiles.errors import EdgetideError
@@ -46,6 +47,7 @@ class LiveJobs:
         listener: where news goes. post: runs an action on the node's thread.
         store_policy: keeps an installed policy over restarts.
         store: keeps the optimiser's state between orders.
+        residuals: what compression left out of earlier updates; the node's own.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class LiveJobs:
         post: Callable[[Action], None],
         store_policy: Callable[[bytes], None],
         store: OptimizerStore | None = None,
+        residuals: ResidualStore | None = None,
     ) -> None:
         self._bench = Workbench(
             profile=profile,
@@ -72,6 +75,7 @@ class LiveJobs:
             ),
             num_threads=num_threads,
             store=store,
+            residuals=residuals,
         )
         self._engine_kind = engine_kind
         self._listener, self._post, self._store_policy = listener, post, store_policy
@@ -81,7 +85,7 @@ class LiveJobs:
 
     def start(self, request: JobRequest) -> None:
         """Train this order; give up what ran before."""
-        self._bench.table = None
+        self._bench.begin(request)
         self._thread.start(lambda ticket, stop: self._work(request, ticket, stop))
 
     def stop(self) -> None:

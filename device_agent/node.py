@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 import msgspec
 
-from device_agent.agent import AgentCore, JobRequest
+from device_agent.agent import AgentCore
 from device_agent.effects import (
     Acknowledged,
     Announce,
@@ -21,6 +21,7 @@ from device_agent.effects import (
     Effect,
     Fetch,
     Install,
+    Listen,
     Note,
     Prepare,
     Send,
@@ -31,7 +32,11 @@ from device_agent.effects import (
 )
 from device_agent.kept_content import KeptContent
 from device_agent.loop import Timers
+from device_agent.orders import JobRequest
 from device_agent.outbox import Outbox
+from device_agent.peers.link import PeerLink
+from device_agent.peers.session import TIMERS
+from device_agent.residual_store import MemoryResiduals, ResidualStore
 from device_agent.training import StepCost, TrainingResult
 from device_agent.wire.bus import Bus
 from device_agent.wire.chunks import DownloadEffect, Downloads, Finished, Request, serve
@@ -93,6 +98,9 @@ class AgentNode:
         bus, outbox, downloads, timers, jobs: the ports.
         snapshot: reads the sensors.
         kept: content that orders name again; in memory only if left out.
+        residuals: what compression left out of earlier updates, the bench's own; in memory by default.
+        listen: subscribes to a topic and brings what comes there to `received`, on the node's thread; left
+            out where the bus delivers on it anyway.
     """
 
     def __init__(
@@ -107,15 +115,27 @@ class AgentNode:
         jobs: Jobs,
         snapshot: Callable[[], Snapshot],
         kept: KeptContent | None = None,
+        residuals: ResidualStore | None = None,
+        listen: Callable[[str], None] | None = None,
     ) -> None:
         self.fleet, self.core = fleet, core
         self.bus, self.outbox, self.downloads = bus, outbox, downloads
         self.timers, self.jobs, self.snapshot = timers, jobs, snapshot
         self.kept = kept or KeptContent()
+        self.residuals = residuals or MemoryResiduals()
         self.counters = Counters()
         self._to_keep: set[str] = set()
         self._is_online = True
         self._seen_run, self._seen = "", SeenMessages()
+        self._link = PeerLink(
+            fleet=fleet,
+            core=core,
+            timers=timers,
+            publish=lambda topic, payload: self._publish(topic, payload, qos=0),
+            listen=listen or (lambda topic: bus.subscribe(topic, self.received)),
+            stamp=self._stamp,
+            perform=self._perform,
+        )
 
     @property
     def device(self) -> str:
@@ -155,6 +175,8 @@ class AgentNode:
                 down_topic(self.fleet, self.device, bulk=True),
             ):
                 self._on_machine_message(payload, topic)
+            elif self._link.hears(topic):
+                self._link.received(topic, payload)
         except PeerError as error:
             self.counters.messages_refused += 1
             log.warning("message refused: %s: %s", topic, error)
@@ -171,8 +193,15 @@ class AgentNode:
 
     def job_done(self, result: TrainingResult, busy_s: float, wall_s: float) -> None:
         """The job ended."""
-        content = pack(result.delta)
-        self._perform(self.core.on_job_done(result, refer(content), content, busy_s, wall_s))
+        if self.core.peers is not None:
+            self._perform(self.core.on_unit_done(self.timers.now_s(), result, busy_s))
+            return
+        sealed = result.sealed
+        content = pack(result.delta) if sealed is None else sealed.content
+        ref = refer(content)
+        if sealed is not None:
+            self.residuals.stage(ref.digest, sealed)
+        self._perform(self.core.on_job_done(result, ref, content, busy_s, wall_s))
 
     def job_failed(self, reason: str) -> None:
         """The job could not be done."""
@@ -225,6 +254,10 @@ class AgentNode:
         self._publish(topic, encode_public(effect.message), retain=retain, qos=qos)
 
     def _send(self, effect: Send) -> None:
+        if effect.to != COORDINATOR:
+            if self._is_online:
+                self._link.send(effect)
+            return
         if not effect.durable:
             self._publish_body(effect, "up")
             return
@@ -239,13 +272,17 @@ class AgentNode:
         except WorldError as error:  # the disk is full
             self._perform(self.core.on_update_lost(effect, f"the update could not be stored: {error}"))
             return
+        for digest in effect.blobs:
+            self.residuals.commit(digest)
         self._offer_outbox()
 
     def _publish_body(self, effect: Send, leaf: str) -> None:
-        envelope = self.outbox.stamp(
+        self._publish(device_topic(self.fleet, self.device, leaf), encode(self._stamp(effect)))
+
+    def _stamp(self, effect: Send) -> Envelope:
+        return self.outbox.stamp(
             run=effect.run, body=effect.body, base_version=effect.base_version, base_digest=effect.base_digest
         )
-        self._publish(device_topic(self.fleet, self.device, leaf), encode(envelope))
 
     def _offer_outbox(self) -> None:
         """Send what is due, and look again when the next message is."""
@@ -303,10 +340,16 @@ class AgentNode:
         if self._is_online:  # else `connected` asks again
             self._transfer(self.downloads.on_timer(self.timers.now_s()))
 
+    def _listen_to(self, effect: Listen) -> None:
+        self._link.listen_to(effect)
+
     def _set_timer(self, effect: SetTimer) -> None:
         self.timers.set_timer(f"core/{effect.key}", effect.delay_s, lambda: self._on_core_timer(effect.key))
 
     def _on_core_timer(self, key: str) -> None:
+        if key.startswith(TIMERS):
+            self._perform(self.core.on_peer_timer(self.timers.now_s(), key))
+            return
         share = self.jobs.cpu_share_fraction()
         self._perform(self.core.on_timer(key, self.snapshot(), share, len(self.outbox)))
 
@@ -345,6 +388,7 @@ class AgentNode:
         CancelTimer: _cancel_timer,
         Fetch: _fetch,
         StopFetch: _stop_fetch,
+        Listen: _listen_to,
         StartJob: _start_job,
         StopJob: _stop_job,
         Prepare: _prepare,

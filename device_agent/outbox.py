@@ -65,6 +65,7 @@ class Outbox:
 
     Args:
         path: database file; its folder is made if missing. None keeps everything in memory (for twins).
+        memory: where, without a path; one of an earlier process takes the place of its disk.
         sender: id of this device.
         clock: seconds since the boot; for ages.
         boot_id: names this boot, or None if unknown.
@@ -87,6 +88,7 @@ class Outbox:
         path: Path | None,
         sender: str,
         *,
+        memory: OutboxMemory | None = None,
         clock: Callable[[], float] = boottime,
         boot_id: Callable[[], str | None] = read_boot_id,
         wall_clock: Callable[[], float] = time.time,
@@ -112,7 +114,7 @@ class Outbox:
         self._resends: dict[tuple[int, int], _Resend] = {}
         self.boot_epoch: int = -1
         self._file = (
-            OutboxMemory(max_bytes=max_bytes)
+            (memory or OutboxMemory(max_bytes=max_bytes))
             if path is None
             else OutboxFile(path, max_bytes=max_bytes, begun_anew=self._begun_anew)
         )

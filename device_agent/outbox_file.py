@@ -146,13 +146,16 @@ class OutboxFile:
 
 
 class OutboxMemory:
-    """The same without a disk, for twins: what it holds goes with its process, boot epochs begin at 1.
+    """The same without a disk, for twins: boot epochs begin at 1.
+
+    Args:
+        max_bytes: of the content.
 
     Attributes:
         num_damaged: 0.
     """
 
-    def __init__(self, *, max_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int = 256 * 2**20) -> None:
         self.num_damaged = 0
         self._database = _connect(Path(":memory:"), max_bytes)
 

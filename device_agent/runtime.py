@@ -19,6 +19,7 @@ from device_agent.loop import Loop
 from device_agent.node import AgentNode
 from device_agent.optimizer_store import FileStore
 from device_agent.outbox import Outbox
+from device_agent.residual_store import FileResiduals
 from device_agent.sensors import Sensors
 from device_agent.stored_policy import StoredPolicy
 from device_agent.throttle import be_nice
@@ -83,6 +84,9 @@ def run_agent(config: AgentConfig) -> None:
     sensors = Sensors(cohort_file=config.cohort)
     loop = Loop()
     outbox = Outbox(config.state / "outbox.sqlite", config.device)
+    residuals = FileResiduals(
+        config.state / "residual.safetensors", lambda digest: outbox.blob(digest) is not None
+    )
     snapshot = sensors.read()
     hello = Hello(
         device=config.device,
@@ -116,6 +120,7 @@ def run_agent(config: AgentConfig) -> None:
         post=loop.post,
         store_policy=stored_policy.keep,
         store=FileStore(config.state / "optimizer.safetensors"),
+        residuals=residuals,
     )
     will = Status(online=False, boot_epoch=outbox.boot_epoch, reason="lost")
     bus = MqttBus(
@@ -126,6 +131,10 @@ def run_agent(config: AgentConfig) -> None:
         on_connect=lambda: loop.post(node.connected),
         on_disconnect=lambda _reason: loop.post(node.disconnected),
     )
+
+    def listen(topic: str) -> None:
+        bus.subscribe(topic, lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
+
     node = AgentNode(
         fleet=config.fleet,
         core=AgentCore(hello),
@@ -136,6 +145,8 @@ def run_agent(config: AgentConfig) -> None:
         jobs=jobs,
         snapshot=sensors.read,
         kept=KeptContent(config.state / "bundles"),
+        residuals=residuals,
+        listen=listen,
     )
 
     def look_at_data() -> None:
@@ -151,7 +162,7 @@ def run_agent(config: AgentConfig) -> None:
         down_topic(config.fleet, config.device),
         down_topic(config.fleet, config.device, bulk=True),
     ):
-        bus.subscribe(topic, lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
+        listen(topic)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     log.info("agent %s starts: %d samples, profile %s", config.device, len(data.dataset), config.profile.name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from device_agent.residual_store import Sealed
 from device_agent.strategies.strategy import CoreSeconds, DeviceStrategy, Moment, OrderStart
 from firmware_profiles.errors import WorldError
 from firmware_profiles.resources import Budget, Pause
@@ -83,6 +84,7 @@ class TrainingResult:
     Attributes:
         delta: weights after minus weights before; empty if nothing was trained.
         reason: why what was trained is not reported, "" else.
+        sealed: the delta as it travels, where it is compressed.
     """
 
     num_samples: int = 0
@@ -92,6 +94,7 @@ class TrainingResult:
     macs: int = 0
     loss_sum: float = 0.0
     reason: str = ""
+    sealed: Sealed | None = None
 
 
 Yielded = StepCost | Pause | None

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from device_agent.agent import JobRequest
 from device_agent.optimizer_store import Belongs, MemoryStore, OptimizerStore
+from device_agent.orders import JobRequest
 from device_agent.pacing import Pace, no_seconds, pace
+from device_agent.residual_store import MemoryResiduals, ResidualStore, Sealed
+from device_agent.sealing import seal
 from device_agent.strategies.names import DEVICE_STRATEGIES
-from device_agent.training import StepCost, TrainingJob, train
+from device_agent.training import StepCost, TrainingJob, TrainingResult, train
 from firmware_profiles.errors import PeerError, UserError
 from firmware_profiles.grant import grant
 from firmware_profiles.policy import Policy, parse_policy
@@ -57,6 +59,7 @@ class Workbench:
         engine: makes the engine of a bundle.
         num_threads: of the engine.
         store: keeps the optimiser's state between orders; in memory by default.
+        residuals: what compression left out of earlier updates, the node's own; in memory by default.
         decode: reads a bundle; twins of one process share what it makes.
         speed: seconds of one core per training MAC, and besides per mini-batch, where they are known; else
             the first mini-batch is an experiment.
@@ -76,6 +79,7 @@ class Workbench:
         engine: Callable[[Bundle], Engine],
         num_threads: int,
         store: OptimizerStore | None = None,
+        residuals: ResidualStore | None = None,
         decode: Callable[[bytes], Bundle] = decode_bundle,
         speed: tuple[float, float] | None = None,
     ) -> None:
@@ -86,8 +90,18 @@ class Workbench:
         self._engine, self._num_threads = engine, num_threads
         self._decode, self._speed = decode, speed
         self._store = store or MemoryStore()
+        self._residuals = residuals or MemoryResiduals()
         self._prepared: _Prepared | None = None
+        self._order: tuple[str, int] | None = None
         self._idle_bytes = 0  # resident with the engine loaded, before the first training
+
+    def begin(self, request: JobRequest) -> bool:
+        """A job is to be opened; True for the first one of its order, which has the bundle's own table."""
+        order = request.in_hand.run, request.in_hand.order.order
+        is_first, self._order = order != self._order, order
+        if is_first:
+            self.table = None
+        return is_first
 
     def install(self, kind: str, content: bytes) -> None:
         """Put a policy or a table in force at the next mini-batch.
@@ -142,16 +156,14 @@ class Workbench:
         if strategy is None:
             raise PeerError(f"strategy {order.strategy!r} is unknown to this agent; update it")
         num_cores = self._snapshot().num_cores
-        weights = unpack(request.weights, bundle.graph.parameters)
+        weights = request.weights
+        weights = unpack(weights, bundle.graph.parameters) if isinstance(weights, bytes) else dict(weights)
         at_once = Task(time_left_s=1.0, num_batches_left=1)
         if prepared.is_cold and isinstance(self._grant(at_once, num_cores), Budget):
             _warm_up(prepared, weights, data)
         prepared.times.begin()
-        belongs = {
-            "run": request.in_hand.run,
-            "network": graph_digest(bundle.graph),
-            "method": bundle.settings.optimizer.method,
-        }
+        network = {"run": request.in_hand.run, "network": graph_digest(bundle.graph)}
+        belongs = {**network, "method": bundle.settings.optimizer.method}
         keeps_state = bundle.settings.optimizer.keep_state
         job = TrainingJob(
             order=order.order,
@@ -182,7 +194,7 @@ class Workbench:
                 prepared.num_steps += 1
             report(news)
 
-        return pace(
+        paced = pace(
             steps,
             num_batches=order.num_batches,
             deadline_at_s=request.in_hand.deadline_at_s,
@@ -196,6 +208,9 @@ class Workbench:
             cpu_clock=cpu_clock,
             step_s=step_s,
         )
+        if bundle.settings.delta_compression.scheme == "none":
+            return paced
+        return _sealed(paced, lambda result: seal(job, result, network, self._residuals))
 
     def _kept_state(self, belongs: Belongs, bundle: Bundle) -> OptimizerState | None:
         expected = state_shapes(bundle.settings.optimizer, bundle.plan, bundle.graph.parameters)
@@ -244,6 +259,14 @@ class Workbench:
             granted = replace(granted, cpu_share_fraction=share, memory_bytes=memory_bytes)
         self.share = granted.cpu_share_fraction if isinstance(granted, Budget) else None
         return granted
+
+
+def _sealed(job: Pace, seal: Callable[[TrainingResult], Sealed]) -> Pace:
+    """The same job, whose delta is compressed when it ends."""
+    worked = yield from job
+    if worked.result.delta:
+        worked.result.sealed = seal(worked.result)
+    return worked
 
 
 def _warm_up(prepared: _Prepared, weights: dict[str, Array], data: Dataset) -> None:

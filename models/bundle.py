@@ -37,7 +37,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         loss: which loss, and its settings.
         optimizer: settings of the optimiser.
         subnets: how the sub-network of a mini-batch is chosen, drawn and trained.
-        compression: of the updates.
+        compression: of what devices learned.
         peers: how devices learn from each other; None: by the coordinator alone.
     """
 
@@ -47,6 +47,11 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     subnets: SubnetSettings = SubnetSettings()
     compression: CompressionSettings = CompressionSettings()
     peers: PeerSettings | None = None
+
+    @property
+    def delta_compression(self) -> CompressionSettings:
+        """Of an update's delta; none where it says where a device that mixes with others is."""
+        return self.compression if self.peers is None else CompressionSettings()
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

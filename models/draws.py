@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
-from models.subnet import Array, DropoutVector, Indices, Subnet, check_vector, ordered_subnet, sample
+from models.random_draw import RandomDraw
+from models.subnet import Array, DropoutVector, Indices, Subnet, check_vector, ordered_subnet
 from models.subnet_settings import SubnetSettings
 from models.widths import WidthPlan
 
@@ -53,11 +55,9 @@ def make_draw(
         ranking = importance_ranking(plan, weights)
         return _of_vector(lambda vector: _first_of(plan, vector, ranking))
 
-    def draw(vector: DropoutVector, step: int) -> Subnet:
-        if settings.core_fraction:
-            return core_sample(plan, vector, seed, step, settings.core_fraction)
-        return sample(plan, vector, seed, step)
-
+    draw: Draw = RandomDraw(plan, seed)
+    if settings.core_fraction:
+        draw = partial(_core_draw, plan, seed, settings.core_fraction)
     return _of_vector(lambda vector: draw(vector, 0)) if settings.draw == "random-per-order" else draw
 
 
@@ -65,6 +65,10 @@ def _of_vector(subnet: Callable[[DropoutVector], Subnet]) -> Draw:
     """A draw that is the same at every mini-batch; what cuts work out of a sub-network is kept with it."""
     known = functools.cache(subnet)
     return lambda vector, _step: known(vector)
+
+
+def _core_draw(plan: WidthPlan, seed: int, core_fraction: float, vector: DropoutVector, step: int) -> Subnet:
+    return core_sample(plan, vector, seed, step, core_fraction)
 
 
 def portable_fraction(purpose: str, seed: int, step: int) -> float:

@@ -19,7 +19,7 @@ from msgspec import inspect
 from coordinator.broker_access import READ, WRITE, mosquitto_rules
 from coordinator.dashboard import metrics
 from coordinator.strategies.names import STRATEGIES
-from coordinator.twins import comparison, groups, scenario, trace_kinds
+from coordinator.twins import comparison, faults, groups, scenario, trace_kinds
 from device_agent.wire import messages
 from models.engines.choose import ENGINE_NAMES
 from models.graph import OPERATORS
@@ -65,7 +65,7 @@ def structs_of(module):
 
 
 MUST_BE_DOCUMENTED = FILES_OF_PEOPLE | set().union(
-    *map(structs_of, (messages, scenario, groups, comparison, trace_kinds))
+    *map(structs_of, (messages, scenario, groups, comparison, faults, trace_kinds))
 )
 
 

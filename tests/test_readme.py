@@ -17,6 +17,7 @@ import typer.main
 
 from coordinator.cli import app
 from coordinator.comparing.plan import read_methods
+from coordinator.twins.faults import Faults
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.policy import Policy, load_policy, parse_policy
 from firmware_profiles.strict import parse_strict
@@ -202,6 +203,8 @@ def test_a_policy_or_optimiser_that_is_shown_can_be_used(text):
         parse_strict(text, "the document", OptimizerSettings)
     elif "{strategy:" in text:
         parse_strict(text, "the document", dict[str, dict[str, Any]])
+    elif text.startswith("faults:"):
+        assert parse_strict(text, "the document", dict[str, Faults])["faults"].links
     else:
         parse_policy(text, "the document")
 

@@ -6,6 +6,7 @@
     /static/…               its script, style and icon; nothing comes from elsewhere
     /api/v1/fleet           run, devices, width groups (`coordinator.fleet.to_json`)
     /api/v1/curve           one point a model version
+    /api/v1/peers           exchanges between devices (`coordinator.peer_view.to_json`), null without any
     /api/v1/events          newest first, ?limit=
     /api/v1/stream          server-sent events: `fleet` every period, `curve` when it has grown
     /metrics                Prometheus text
@@ -88,6 +89,10 @@ def create_app(
     @app.get("/api/v1/curve")
     def accuracy_curve() -> list[dict[str, Any]]:
         return _points(curve)
+
+    @app.get("/api/v1/peers")
+    def peers() -> dict[str, Any] | None:
+        return view().get("peers")
 
     @app.get("/api/v1/events")
     def events(limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> list[dict[str, Any]]:

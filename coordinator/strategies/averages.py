@@ -29,3 +29,11 @@ class AverageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     step_normalisation: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     server_momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     server_learning_rate: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
+
+    def own_weight(self, num_samples: int, num_data: int | None) -> float:
+        """What an update weighs by itself: of so many trained samples, from a device that has `num_data`."""
+        if self.weighting == "equal":
+            return 1.0
+        if self.weighting == "data" and num_data is not None:
+            return float(num_data)
+        return float(num_samples)

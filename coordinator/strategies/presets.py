@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import msgspec
 
+from coordinator.strategies.asynchrony import AsyncSettings
 from coordinator.strategies.averages import AverageSettings
+from device_agent.peers.topology_settings import TopologySettings
+from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
 
 HALVES = (0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -28,6 +31,9 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
         subnets: the device's part. averages: the coordinator's part.
         levels: keep fractions of a uniform table; None: the model's searched table.
         base_width: keep fraction of every width group of the network that is learned.
+        peers: how devices learn from each other; None: by the coordinator alone.
+        topology: who is whose neighbour; of no use without `peers`.
+        asynchrony: how updates are applied that come when they come; None: in rounds.
         source: what defines it.
     """
 
@@ -35,6 +41,9 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     averages: AverageSettings
     levels: tuple[float, ...] | None = None
     base_width: float = 1.0
+    peers: PeerSettings | None = None
+    topology: TopologySettings = TopologySettings()
+    asynchrony: AsyncSettings | None = None
     source: str
 
 
@@ -43,6 +52,11 @@ _FEDAVG = "McMahan et al., AISTATS 2017, arXiv 1602.05629"
 _FJORD = "Horvath et al., FjORD, NeurIPS 2021, arXiv 2102.13451"
 _HOLDERS = AverageSettings(entries="touched", weighting="equal")
 _FULL = SubnetSettings(choice="fixed", fixed_fraction=1.0)
+
+_UNRELIABLE = "Jeong, Zecchin, Kountouris, ICC 2022, arXiv 2202.00955"
+_RECONSTRUCTED = "its weights, barrier and exchange are a reconstruction, see docs/decentralised.md"
+_MEAN = AverageSettings(entries="plain", weighting="equal")
+"""As `coordinator.strategies.mean_of_devices` averages, whatever is said here."""
 
 PRESETS: dict[str, Preset] = {
     # Edgetide's own are mini-batches in parts, class priors, and the average: by shares of steps, devices by
@@ -126,5 +140,59 @@ PRESETS: dict[str, Preset] = {
         averages=AverageSettings(),
         levels=EVEN,
         source=f"{_DISTREAL}, with one rate for all layers",
+    ),
+    # No rounds: a version is made of every few updates. Who has more data weighs more, which FedBuff leaves
+    # open.
+    "async": Preset(
+        subnets=_FULL,
+        averages=AverageSettings(entries="plain", weighting="data"),
+        asynchrony=AsyncSettings(),
+        source="Nguyen et al., FedBuff, AISTATS 2022, arXiv 2106.06639; staleness: Xie et al., 2019, "
+        "arXiv 1903.03934",
+    ),
+    # Its full text was not read. Barrier and reuse of late gradients are the paper's; Metropolis-Hastings
+    # weights, settled exchanges in place of superposed radio signals, and the step size are not from it.
+    "dsgd": Preset(
+        subnets=_FULL,
+        averages=_MEAN,
+        peers=PeerSettings(),
+        source=f"{_UNRELIABLE}; {_RECONSTRUCTED}",
+    ),
+    "dsgd-discard": Preset(
+        subnets=_FULL,
+        averages=_MEAN,
+        peers=PeerSettings(late="discard"),
+        source=f"what {_UNRELIABLE} compares with: the barrier gives up what is not finished",
+    ),
+    "dsgd-synchronous": Preset(
+        subnets=_FULL,
+        averages=_MEAN,
+        peers=PeerSettings(pace="synchronous"),
+        source=f"what {_UNRELIABLE} compares with: everybody waits for the slowest neighbour",
+    ),
+    # The paper averages with one random neighbour while the gradient is computed; here after it is applied.
+    "ad-psgd": Preset(
+        subnets=_FULL,
+        averages=_MEAN,
+        peers=PeerSettings(pace="wait-free", partners=1, weight="half"),
+        source="Lian et al., AD-PSGD, ICML 2018, arXiv 1710.06952",
+    ),
+    # SWIFT solves for weights whose mixing keeps the mean where all devices count alike; Metropolis-Hastings
+    # weights have that property without solving.
+    "swift": Preset(
+        subnets=_FULL,
+        averages=_MEAN,
+        peers=PeerSettings(pace="wait-free", exchange="push"),
+        source="Bornstein et al., SWIFT, ICLR 2023, arXiv 2210.14026",
+    ),
+    # The random node is drawn among all, so the graph is full. Rounds end by time, as in the authors' own
+    # variant with a timeout; a late gradient is applied, where theirs waits for it. The paper sends to about
+    # log2 of the number of nodes.
+    "epidemic": Preset(
+        subnets=_FULL,
+        averages=_MEAN,
+        peers=PeerSettings(exchange="push", partners=3, weight="uniform"),
+        topology=TopologySettings(kind="full"),
+        source="de Vos et al., Epidemic Learning, NeurIPS 2023, arXiv 2310.01972",
     ),
 }

@@ -15,6 +15,7 @@ from functools import partial
 
 from coordinator.aggregate import Aggregator, DrawOf
 from coordinator.orders import RunConfig
+from coordinator.strategies.asynchrony import AsyncSettings
 from coordinator.strategies.averages import AverageSettings
 from coordinator.strategies.strategy import CoordinatorStrategy
 from device_agent.wire.messages import Hello, Update
@@ -43,29 +44,35 @@ def choose_devices(
     return [device for device in ids if device in chosen]
 
 
-def fold_discounted(
-    aggregator: Aggregator, update: Update, delta: Mapping[str, Array], staleness: int, num_data: int
+def discount(staleness: int) -> float:
+    """What an update weighs that is s versions late: (1 + s)^-1/2 of a fresh one."""
+    return (1 + staleness) ** -0.5
+
+
+def fold_weighted(
+    aggregator: Aggregator, update: Update, delta: Mapping[str, Array], weight: float, num_data: int
 ) -> None:
-    """Add an update; one that is s versions late weighs (1 + s)^-1/2 of a fresh one."""
+    """Add an update; `weight` multiplies its own."""
     aggregator.fold(
         delta,
         num_samples=update.num_samples,
         vectors=update.vectors,
         step_vectors=update.step_vectors,
         seed=update.seed,
-        weight=(1 + staleness) ** -0.5,
+        weight=weight,
         round_number=update.round,
         num_data=num_data,
     )
 
 
-def averages_of(settings: AverageSettings) -> CoordinatorStrategy:
-    """Rounds that average in this way."""
+def averages_of(settings: AverageSettings, asynchrony: AsyncSettings | None = None) -> CoordinatorStrategy:
+    """Rounds, or buffers, that average in this way."""
     return CoordinatorStrategy(
         plan=choose_devices,
         open=partial(_open, settings),
-        fold=fold_discounted,
-        finish=lambda aggregator, before: aggregator.finish(before),
+        fold=fold_weighted,
+        finish=lambda aggregator, before, scale=1.0: aggregator.finish(before, scale),
+        asynchrony=asynchrony,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from coordinator.aggregate import Aggregator
 from coordinator.orders import RunConfig
+from coordinator.strategies.asynchrony import AsyncSettings
 from device_agent.wire.messages import Hello, Update
 from models.bundle import Bundle
 from models.subnet import Array
@@ -21,12 +22,15 @@ class CoordinatorStrategy:
     Attributes:
         plan: (run, round, attempt at it from 0, devices that could get an order) -> ids of those that do.
         open: (bundle, weights of the version in force) -> the aggregator of a round.
-        fold: (aggregator, update, its delta, staleness in versions, samples the device has) -> None; adds
+        fold: (aggregator, update, its delta, factor on its weight, samples the device has) -> None; adds
             the update.
-        finish: (aggregator, weights of the version before, or None) -> the next version's weights.
+        finish: (aggregator, weights of the version before, or None, factor on the step) -> the next version's
+            weights.
+        asynchrony: of a method without rounds, see `coordinator.asynchronous`; None: it has rounds.
     """
 
     plan: Callable[[RunConfig, int, int, Sequence[Hello]], list[str]]
     open: Callable[[Bundle, Weights], Aggregator]
-    fold: Callable[[Aggregator, Update, Weights, int, int], None]
-    finish: Callable[[Aggregator, Weights | None], dict[str, Array]]
+    fold: Callable[[Aggregator, Update, Weights, float, int], None]
+    finish: Callable[[Aggregator, Weights | None, float], dict[str, Array]]
+    asynchrony: AsyncSettings | None = None

@@ -75,6 +75,10 @@ class VirtualTimers:
         """Forget a timer."""
         self._timers.pop(key, None)
 
+    def cancel_all(self) -> None:
+        """Forget all timers: their process has ended."""
+        self._timers.clear()
+
     def _due(self, key: str, number: int) -> None:
         if self._timers.get(key, (None,))[0] == number:
             self._timers.pop(key)[1]()

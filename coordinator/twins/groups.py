@@ -67,6 +67,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         speed: replaces the profile's.
         num_threads: threads of the engine on the device.
         step_jitter_fraction: a step takes up to this share more or less, evenly drawn.
+        step_exponential_s: mean seconds that a step takes besides, drawn from an exponential distribution.
         data_fraction: share of its part of the data that a device has.
         labels: classes whose samples go to devices of groups that list them, and to no others.
         memory_fraction: memory that training may take, as a share of what the full network of width 1 needs.
@@ -81,6 +82,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     speed: BoardSpeed | None = None
     num_threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     step_jitter_fraction: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.0
+    step_exponential_s: Annotated[float, Meta(ge=0.0, le=1e4)] = 0.0
     data_fraction: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     labels: Annotated[tuple[Label, ...], Meta(min_length=1, max_length=1000)] | None = None
     memory_fraction: Annotated[float, Meta(gt=0.0, le=1e3)] | None = None

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coordinator.twins.clock import VirtualTimers
-from device_agent.agent import JobRequest
 from device_agent.live_jobs import Listener
+from device_agent.orders import JobRequest
 from device_agent.pacing import Pace
 from device_agent.training import StepCost
 from device_agent.workbench import Workbench
@@ -31,6 +31,7 @@ class StepModel:
         core_seconds_per_step: seconds of one core that every mini-batch takes besides.
         num_threads: threads that compute at once; they are taken to share the work evenly.
         jitter_fraction: a step takes up to this share more or less.
+        exponential_s: mean seconds that a step takes besides; exponentially distributed, nothing is computed.
     """
 
     core_seconds_per_mac: float
@@ -38,6 +39,7 @@ class StepModel:
     num_threads: int
     core_seconds_per_activation_byte: float = 0.0
     jitter_fraction: float = 0.0
+    exponential_s: float = 0.0
 
     def core_s(self, macs: int, activation_bytes: int, num_parts: int = 1) -> float:
         """Seconds of one core for a mini-batch of so many training MACs and bytes, computed in parts."""
@@ -76,9 +78,11 @@ class VirtualJobs:
         timers: of this twin; the key "job" is taken.
         model: how long the board computes. rng: of the model's jitter.
         activation_bytes: what the backward pass of a sample reads in a sub-network of this vector.
+        work: done before, by an earlier process of the device.
 
     Attributes:
         work: done so far.
+        slow_factor: computing takes so many times as long.
     """
 
     def __init__(
@@ -90,8 +94,10 @@ class VirtualJobs:
         model: StepModel,
         rng: random.Random,
         activation_bytes: Callable[[DropoutVector], int],
+        work: Work | None = None,
     ) -> None:
-        self.work = Work()
+        self.work = work or Work()
+        self.slow_factor = 1.0
         self._bench, self._listener, self._timers = bench, listener, timers
         self._model, self._rng = model, rng
         self._activation_bytes = activation_bytes
@@ -103,8 +109,8 @@ class VirtualJobs:
     def start(self, request: JobRequest) -> None:
         """Train this order; give up what ran before."""
         self.stop()
-        self._bench.table = None
-        self.work.orders.append((self._timers.now_s(), request.in_hand.deadline_at_s))
+        if self._bench.begin(request):
+            self.work.orders.append((self._timers.now_s(), request.in_hand.deadline_at_s))
         self._timers.set_timer("job", 0.0, lambda: self._attempt(lambda: self._open(request)))
 
     def stop(self) -> None:
@@ -165,11 +171,15 @@ class VirtualJobs:
     def _step_s(self, cost: StepCost) -> float:
         num_bytes = self._activation_bytes(cost.vector) * cost.num_samples
         jitter = 1.0 + self._model.jitter_fraction * self._rng.uniform(-1.0, 1.0)
-        core_s = self._model.core_s(cost.macs, num_bytes, cost.num_parts) * jitter
+        core_s = self._model.core_s(cost.macs, num_bytes, cost.num_parts) * jitter * self.slow_factor
         self.work.macs += cost.macs
         self.work.steps += 1
         self.work.computed_core_s += core_s
-        return core_s / self._model.num_threads
+        return core_s / self._model.num_threads + self._besides_s() * self.slow_factor
+
+    def _besides_s(self) -> float:
+        mean_s = self._model.exponential_s
+        return self._rng.expovariate(1.0 / mean_s) if mean_s else 0.0
 
     def _report(self, news: StepCost | Pause) -> None:
         if isinstance(news, StepCost):

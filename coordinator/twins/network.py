@@ -7,7 +7,8 @@ overtake bulk ones on the way, not in the queue of the link. The coordinator sit
 
 What is lost on the way: TCP sends it again, so QoS 1 only comes later, each try after twice the last
 one's timeout (RFC 6298, the first after 1 s), and holds up what comes behind it. QoS 0 stands for what
-nobody sends again, and is gone. An outage is a lost connection and the simulator's to make.
+nobody sends again, and is gone. An outage is a lost connection and the simulator's to make. What a
+scenario's `faults` say of pairs comes last: what one pair holds back does not hold up the others.
 
 All chance comes from one seed; each link has a generator of its own, so that one device more changes
 nothing for the others.
@@ -20,13 +21,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coordinator.twins.groups import Link
+from coordinator.twins.pair_links import FIRST_TIMEOUT_S, MAX_TIMEOUT_S, PairLinks
 from device_agent.wire.memory import Delivery
 
 HEADER_BYTES = 60
 """Of one message besides topic and payload: MQTT, TCP and IP headers."""
-
-FIRST_TIMEOUT_S = 1.0
-MAX_TIMEOUT_S = 60.0
 
 
 @dataclass
@@ -73,33 +72,50 @@ class LinkNetwork:
     Args:
         links: of the devices, by id; who is not among them sits beside the broker.
         seed: of losses and jitter.
+        pairs: what happens between one and another besides; None: nothing.
     """
 
-    def __init__(self, links: Mapping[str, Link], seed: str) -> None:
+    def __init__(self, links: Mapping[str, Link], seed: str, pairs: PairLinks | None = None) -> None:
         self._links = {
             device: _LinkState(link, random.Random(f"{seed}/link/{device}")) for device, link in links.items()
         }
+        self._pairs = pairs
         self._upload: tuple[int | None, float | None] = (None, None)
 
     def __call__(self, delivery: Delivery) -> tuple[float, ...]:
         """Say after how many seconds a delivery arrives; () if it is lost."""
         at_broker_s = self._at_broker_s(delivery)
-        if at_broker_s is None:
-            return ()
+        there_s = None if at_broker_s is None else self.down(delivery, at_broker_s)
+        if there_s is not None and delivery.publication is not None:
+            there_s = self.between(delivery, there_s)
+        return () if there_s is None else (there_s - delivery.sent_s,)
+
+    def up(self, delivery: Delivery) -> float | None:
+        """When a message is at the broker, seconds; None if it is lost on its sender's link."""
+        sender = self._links.get(delivery.sender)
+        return delivery.sent_s if sender is None else sender.carry(sender.up, delivery, delivery.sent_s)
+
+    def between(self, delivery: Delivery, at_s: float) -> float | None:
+        """When a message that came down a link has passed the faults of its pair; None if it is lost."""
+        if self._pairs is None:
+            return at_s
+        return self._pairs.carry(
+            delivery.sender,
+            delivery.receiver,
+            qos=delivery.qos,
+            bulk=delivery.topic.endswith("/bulk"),
+            at_s=at_s,
+        )
+
+    def down(self, delivery: Delivery, at_s: float) -> float | None:
+        """When a message that leaves the broker arrives; None if it is lost on its receiver's link."""
         receiver = self._links.get(delivery.receiver)
-        there_s = at_broker_s
-        if receiver is not None:
-            carried_s = receiver.carry(receiver.down, delivery, at_broker_s)
-            if carried_s is None:
-                return ()
-            there_s = carried_s
-        return (there_s - delivery.sent_s,)
+        return at_s if receiver is None else receiver.carry(receiver.down, delivery, at_s)
 
     def _at_broker_s(self, delivery: Delivery) -> float | None:
         """When the broker has a message; it goes up once, however many it is delivered to."""
-        sender = self._links.get(delivery.sender)
-        if sender is None or delivery.publication is None:
+        if delivery.publication is None:
             return delivery.sent_s
         if self._upload[0] != delivery.publication:
-            self._upload = (delivery.publication, sender.carry(sender.up, delivery, delivery.sent_s))
+            self._upload = (delivery.publication, self.up(delivery))
         return self._upload[1]

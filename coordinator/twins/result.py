@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from coordinator.peer_view import Told, fold_run
+from coordinator.peer_view import to_json as peers_json
 from coordinator.twins.budgets import granted_cores
 from coordinator.twins.memory_run import MemoryRun
+from coordinator.twins.node_accuracy import NodePoint
 from coordinator.twins.scenario import Scenario
 from coordinator.twins.twin import MeteredBus, Twin
+from coordinator.updates import histogram
 
 GRANT_READINGS = 16
 """Times at which the budget of one order is looked at."""
@@ -61,6 +65,11 @@ class SimResult:
             measured sample has.
         budget_used_fraction: core-seconds computed over those granted while the devices had orders; None if
             nothing was granted.
+        node_accuracy_curve: (virtual second, mean, least accuracy) of the devices' own models, where devices
+            learn from each other. accuracy_curve is then that of the mean of their weights, rounds counts
+            barriers, and round_s are the seconds of a window.
+        peers: `coordinator.peer_view.to_json` of such a run, else None.
+        staleness: "2" -> applied updates that were two versions late.
         weights_digest: of the last version. vector_shares: "8-16-16" -> share of the mini-batches.
     """
 
@@ -85,6 +94,9 @@ class SimResult:
     weights_digest: str
     vector_shares: dict[str, float]
     devices: tuple[DeviceResult, ...]
+    node_accuracy_curve: tuple[tuple[float, float, float], ...] = ()
+    peers: dict[str, Any] | None = None
+    staleness: dict[str, int] = field(default_factory=dict)
 
     def accuracy_at(self, virtual_s: float) -> float:
         """Accuracy of the newest version at a time."""
@@ -104,10 +116,14 @@ def make_result(
     coordinator_bus: MeteredBus,
     digest: str,
     class_accuracy: tuple[float | None, ...],
+    node_accuracy: tuple[NodePoint, ...] = (),
+    window: int = 1,
+    in_rounds: bool = True,
 ) -> SimResult:
-    """Sum up a run that is over."""
+    """Sum up a run that is over; without rounds, a version takes no order back."""
     outcomes = Counter(settled.outcome for settled in state.settled)
-    devices = tuple(_device(device, twin, state) for device, twin in twins.items())
+    closed_s = sorted(state.committed_s.values()) if in_rounds else []
+    devices = tuple(_device(device, twin, state, closed_s) for device, twin in twins.items())
     totals: Counter[str] = Counter()
     for device in devices:
         totals.update(device.vectors)
@@ -120,7 +136,7 @@ def make_result(
         seed=seed,
         accuracy=curve[-1][1],
         accuracy_curve=tuple((round(time_s, 3), accuracy) for time_s, accuracy in curve),
-        rounds=scenario.rounds,
+        rounds=min(scenario.rounds, window * state.stored.round),
         virtual_s=round(virtual_s, 3),
         bytes_sent=sum(bus.num_bytes for bus in buses),
         messages_sent=sum(bus.num_messages for bus in buses),
@@ -138,6 +154,9 @@ def make_result(
         weights_digest=digest,
         vector_shares={vector: round(count / totals.total(), 4) for vector, count in totals.most_common()},
         devices=devices,
+        node_accuracy_curve=tuple((round(at.virtual_s, 3), at.mean, at.least) for at in node_accuracy),
+        peers=_peers(state),
+        staleness=histogram(settled.staleness for settled in state.settled),
     )
 
 
@@ -146,7 +165,7 @@ def to_json(result: SimResult) -> dict[str, Any]:
     return asdict(result)
 
 
-def _device(device: str, twin: Twin, state: MemoryRun) -> DeviceResult:
+def _device(device: str, twin: Twin, state: MemoryRun, closed_s: Sequence[float]) -> DeviceResult:
     mine = [settled for settled in state.settled if settled.device == device]
     vectors: Counter[str] = Counter()
     for settled in mine:
@@ -164,25 +183,34 @@ def _device(device: str, twin: Twin, state: MemoryRun) -> DeviceResult:
         pauses=tuple((round(time_s, 3), reason) for time_s, reason in work.pauses),
         vectors=dict(sorted(vectors.items())),
         computed_core_s=round(work.computed_core_s, 3),
-        granted_core_s=round(_granted_core_s(twin, state), 3),
+        granted_core_s=round(_granted_core_s(twin, closed_s), 3),
     )
 
 
-def _granted_core_s(twin: Twin, state: MemoryRun) -> float:
+def _granted_core_s(twin: Twin, closed_s: Sequence[float]) -> float:
     """What the device could have computed while it had orders; a round that is over takes its order back."""
-    orders, committed_s = twin.jobs.work.orders, sorted(state.committed_s.values())
+    orders = twin.jobs.work.orders
     granted_core_s = 0.0
     for index, (from_s, deadline_s) in enumerate(orders):
-        following = bisect_right(committed_s, from_s)
+        following = bisect_right(closed_s, from_s)
         ends_s = [
             deadline_s,
-            *committed_s[following : following + 1],
+            *closed_s[following : following + 1],
             *(began for began, _ in orders[index + 1 : index + 2]),
         ]
         until_s = max(from_s, min(ends_s))
         cores = granted_cores(twin.board, twin.read, from_s, until_s, GRANT_READINGS)
         granted_core_s += cores * (until_s - from_s)
     return granted_core_s
+
+
+def _peers(state: MemoryRun) -> dict[str, Any] | None:
+    told = [
+        Told(one.device, one.round, one.peers, in_time=one.outcome == "applied")
+        for one in state.settled
+        if one.peers is not None
+    ]
+    return peers_json(fold_run(told, state.closed_s)) if told else None
 
 
 def _share(part: float, whole: float) -> float | None:

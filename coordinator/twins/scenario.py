@@ -24,14 +24,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from coordinator.strategies.asynchrony import AsyncSettings
 from coordinator.strategies.averages import AverageSettings
 from coordinator.twins.comparison import Comparison
+from coordinator.twins.faults import Faults
 from coordinator.twins.groups import MAX_DEVICES, Group
 from coordinator.twins.overrides import apply_overrides
 from coordinator.twins.trace_kinds import Csv, Resources, Text, Vm
+from device_agent.peers.topology_settings import TopologySettings
 from firmware_profiles.policy import Policy
 from firmware_profiles.strict import load_strict
+from models.compression.settings import CompressionSettings
 from models.optim.settings import OptimizerSettings
+from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
 
 Level = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -40,6 +45,16 @@ SubnetChanges = Annotated[
 ]
 AverageChanges = Annotated[
     dict[str, Any], Meta(description="keys of AverageSettings", extra={"keys_of": AverageSettings})
+]
+
+PeerChanges = Annotated[
+    dict[str, Any], Meta(description="keys of PeerSettings", extra={"keys_of": PeerSettings})
+]
+TopologyChanges = Annotated[
+    dict[str, Any], Meta(description="keys of TopologySettings", extra={"keys_of": TopologySettings})
+]
+AsyncChanges = Annotated[
+    dict[str, Any] | None, Meta(description="keys of AsyncSettings", extra={"keys_of": AsyncSettings})
 ]
 
 
@@ -52,8 +67,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         paper: `distreal` in the form its paper gives it.
         base_width: share of every width group that the network has at all; the strategy's if left out.
         levels: keep fractions of a uniform table, in place of the strategy's table.
-        subnets, averages: keys that replace the strategy's.
-        rounds: aggregations. round_s: seconds a device has for an order.
+        subnets, averages, peers, topology: keys that replace the strategy's.
+        asynchrony: keys that replace the strategy's; given at all, it goes without rounds.
+        rounds: aggregations; of a strategy with peers, barriers; without rounds, buffers.
+        round_s: seconds a device has for an order.
         budget_fraction: replaces round_s, see `coordinator.twins.budgets.round_seconds`.
         devices_per_round: how many get an order, drawn anew each round; all of them if left out.
         grace_s: seconds more for the way back; a quarter of round_s (at least 2) if left out.
@@ -61,6 +78,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         batch_size: of local training.
         optimizer: of local training: sgd, adamw, a file, or the keys themselves.
         learning_rate: replaces the optimiser's if given.
+        compression: of the updates.
         engine: what computes the numbers, on one thread of the CPU; auto takes onnx if it is installed.
         seed: decides weights, data split, orders, traces and network.
         measure_on: what versions are measured on: `test`, or `validation` while something is being chosen.
@@ -69,7 +87,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         min_devices: devices that must be online to begin a round; all of them if left out.
         telemetry_s: seconds between a device's telemetry messages; large fleets simulate faster with fewer.
         limit_s: gives up after so long; ten times what the rounds should take if left out.
+        until_s: ends the run at this time, however far it is.
         devices: the groups.
+        faults: what goes wrong besides.
         compare: what `edgetide sim compare` varies.
     """
 
@@ -85,6 +105,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     levels: Annotated[tuple[Level, ...], Meta(min_length=1, max_length=100)] | None = None
     subnets: SubnetChanges = {}
     averages: AverageChanges = {}
+    peers: PeerChanges = {}
+    topology: TopologyChanges = {}
+    asynchrony: AsyncChanges = None
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
     round_s: Annotated[float, Meta(gt=0.0, le=1e7)] = 60.0
     budget_fraction: Annotated[float, Meta(gt=0.0, le=1e4)] | None = None
@@ -94,6 +117,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
     optimizer: OptimizerSettings | Text = "sgd"
     learning_rate: Annotated[float, Meta(gt=0.0, le=1e3)] | None = None
+    compression: CompressionSettings = CompressionSettings()
     engine: Literal["auto", "torch", "onnx", "ort-training", "numpy"] = "auto"
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     measure_on: Literal["test", "validation"] = "test"
@@ -102,6 +126,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     min_devices: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] | None = None
     telemetry_s: Annotated[float, Meta(ge=0.1, le=1e6)] = 1.0
     limit_s: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    until_s: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    faults: Faults = Faults()
     compare: Comparison | None = None
 
     def __post_init__(self) -> None:
@@ -166,6 +192,10 @@ def _rooted(scenario: Scenario, folder: Path) -> Scenario:
             one, profile=place(one.profile), policy=policy, resources=Resources(**fields)
         )
 
+    links = tuple(
+        msgspec.structs.replace(link, schedule=None if link.schedule is None else path(link.schedule))
+        for link in scenario.faults.links
+    )
     compare = scenario.compare
     if compare is not None and isinstance(compare.methods, str):
         compare = msgspec.structs.replace(compare, methods=path(compare.methods))
@@ -176,5 +206,9 @@ def _rooted(scenario: Scenario, folder: Path) -> Scenario:
         table=None if scenario.table is None else path(scenario.table),
         optimizer=place(scenario.optimizer) if isinstance(scenario.optimizer, str) else scenario.optimizer,
         devices=tuple(group(one) for one in scenario.devices),
+        faults=msgspec.structs.replace(scenario.faults, links=links),
+        topology={
+            key: path(str(value)) if key == "file" else value for key, value in scenario.topology.items()
+        },
         compare=compare,
     )

@@ -92,6 +92,7 @@ def _print_result(result: SimResult, wall_s: float) -> None:
         f"{result.updates_refused}",
         "training MACs": f"{result.macs / 1e9:.1f} G",
         "sent": f"{result.bytes_sent / 1e6:.1f} MB in {result.messages_sent} messages",
+        **_exchange_rows(result),
         "weights": result.weights_digest[:16],
     }
     for name, value in rows.items():
@@ -124,6 +125,24 @@ def _print_result(result: SimResult, wall_s: float) -> None:
             Text(f"{device.pauses[0][0]:.0f} s: {device.pauses[0][1]}" if device.pauses else ""),
         )
     console.print(devices)
+
+
+def _exchange_rows(result: SimResult) -> dict[str, str]:
+    """Of a strategy without a server."""
+    seen = result.peers
+    if seen is None:
+        return {}
+    mean, least = result.node_accuracy_curve[-1][1:] if result.node_accuracy_curve else (None, None)
+    windows = seen["consensus_distance"]
+    distance = windows[-1]["distance"] if windows else None
+    begun, completed, taken_back, one_sided = (sum(link[at] for link in seen["links"]) for at in range(2, 6))
+    return {
+        "accuracy of devices' own models": f"mean {_percent(mean)}, least {_percent(least)}",
+        "consensus distance": "-" if distance is None else f"{distance:.4g}",
+        "exchanges begun / completed": f"{begun} / {completed}",
+        "exchanges taken back / one-sided": f"{taken_back} / {one_sided}",
+        "barriers of a device": f"{min(seen['barriers'])} to {max(seen['barriers'])}",
+    }
 
 
 def _percent(fraction: float | None) -> str:

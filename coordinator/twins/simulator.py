@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,28 +17,36 @@ from pathlib import Path
 import msgspec
 
 from coordinator.blobs import Blobs
+from coordinator.cores import core_of
 from coordinator.evaluator import measure
 from coordinator.fleet import Fleet
+from coordinator.intake import Intake
 from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
-from coordinator.rounds import RoundsCore
+from coordinator.peering import assignment_of, windowed
 from coordinator.settings import Learning, LearningConfig, prepare_learning, read_optimizer
 from coordinator.twins.clock import VirtualClock, VirtualTimers
 from coordinator.twins.data_shares import measured_after_a_round, split_for
 from coordinator.twins.equipment import Equipment, equip
-from coordinator.twins.memory_run import MemoryRun
+from coordinator.twins.fault_driver import drive_faults
+from coordinator.twins.fault_timeline import fault_events
+from coordinator.twins.faults import check_names, members_of
+from coordinator.twins.memory_run import MemoryRun, Stored
 from coordinator.twins.network import LinkNetwork
+from coordinator.twins.node_accuracy import NodeAccuracy, windowed_scenario
+from coordinator.twins.pair_links import PairLinks
 from coordinator.twins.result import SimResult, make_result
 from coordinator.twins.scenario import Scenario
 from coordinator.twins.twin import MeteredBus, Twin, World, make_twin
 from device_agent.wire.chunks import Downloads
-from device_agent.wire.memory import MemoryBroker
+from device_agent.wire.memory import MemoryBroker, MemoryBus
 from device_agent.wire.topics import COORDINATOR
 from firmware_profiles.errors import UserError
 from models.bundle import Bundle
 from models.bundle import decode as decode_bundle
 from models.bundle import encode as encode_bundle
 from models.cost import cost
+from models.data.dataset import Dataset
 from models.engines.choose import make_engine, resolve_engine
 from models.engines.engine import Engine
 from models.graph import ModelGraph
@@ -96,6 +104,9 @@ def simulate(
             levels=scenario.levels,
             subnets=scenario.subnets,
             averages=scenario.averages,
+            peers=scenario.peers,
+            topology=scenario.topology,
+            asynchrony=scenario.asynchrony,
             engine=kind,
             seed=seed,
             num_rounds=scenario.rounds,
@@ -105,6 +116,7 @@ def simulate(
             if isinstance(scenario.optimizer, str)
             else scenario.optimizer,
             learning_rate=scenario.learning_rate,
+            compression=scenario.compression,
         )
     )
     with _repeatable_engine(kind, learning.bundle) as engine:
@@ -116,26 +128,44 @@ class _Simulation:
 
     def __init__(self, scenario: Scenario, learning: Learning, engine: Engine, seed: int) -> None:
         self._learning, self._engine, self._seed = learning, engine, seed
+        scenario = windowed_scenario(scenario, learning.method)
         self._data = split_for(scenario, learning.data, seed)
         self._part_of_test = measured_after_a_round(scenario, self._data.test)
         devices, round_s = equip(scenario, self._data.train, lambda: _full_graph(learning), seed)
         self._scenario = msgspec.structs.replace(scenario, round_s=round_s)
-        network = LinkNetwork({name: one.board.group.network for name, one in devices.items()}, str(seed))
+        members = members_of(devices)
+        check_names(scenario.faults, members)
+        network = LinkNetwork(
+            {name: one.board.group.network for name, one in devices.items()},
+            str(seed),
+            PairLinks(scenario.faults.links, members, str(seed)),
+        )
         self._broker = MemoryBroker(network=network)
         self._clock = VirtualClock(self._broker)
-        self._state = MemoryRun(clock=lambda: self._clock.now_s)
+        self._state = MemoryRun(lambda: self._clock.now_s, Stored(weights=learning.weights))
         self._is_over = False
         self._class_accuracy: tuple[float | None, ...] = ()
-        self._bus, self._coordinator = self._make_coordinator()
+        self._num_lives, self._num_crashes = 0, 0
+        self._bus = MeteredBus(self._broker.connect(COORDINATOR, at_once=False))
+        self._connection, self._timers, self._coordinator = self._begin_coordinator()
         self._twins = self._make_twins(devices)
+        self._nodes = self._watch_nodes()
+        drive_faults(self._clock, fault_events(scenario.faults, members, seed), self._twins, self)
 
     def run(self, progress: Callable[[Moment], None] | None) -> SimResult:
         scenario, clock = self._scenario, self._clock
         if progress is not None:
             self._report(progress)
-        limit_s = scenario.limit_s or LIMIT_FACTOR * scenario.rounds * (scenario.round_s + grace_s(scenario))
+        num_rounds = self._learning.num_rounds
+        limit_s = scenario.limit_s or LIMIT_FACTOR * num_rounds * (scenario.round_s + grace_s(scenario))
+        if self._nodes is not None:
+            self._nodes.start()
+        if scenario.until_s is not None:
+            clock.call_at(scenario.until_s, self._end_now)
         if not clock.run(lambda: self._is_over, limit_s):
             raise UserError(self._unfinished(limit_s))
+        if self._nodes is not None:
+            self._nodes.finish()
         return make_result(
             scenario=scenario,
             engine=self._engine.name,
@@ -146,49 +176,74 @@ class _Simulation:
             coordinator_bus=self._bus,
             digest=weights_digest(self._coordinator.core.weights),
             class_accuracy=self._class_accuracy,
+            node_accuracy=() if self._nodes is None else tuple(self._nodes.curve),
+            window=self._learning.window,
+            in_rounds=self._learning.method.asynchrony is None,
         )
 
-    def _make_coordinator(self) -> tuple[MeteredBus, CoordinatorNode]:
+    def _begin_coordinator(self) -> tuple[MemoryBus, VirtualTimers, CoordinatorNode]:
+        """A coordinator's process where the run's state left it."""
         clock, scenario, learning = self._clock, self._scenario, self._learning
-        blobs = Blobs()
-        core = RoundsCore(
-            config=RunConfig(
-                run=f"sim-{self._seed}",
-                strategy_name=scenario.method,
-                num_rounds=scenario.rounds,
-                min_devices=scenario.min_devices or scenario.num_devices,
-                deadline_s=scenario.round_s,
-                grace_s=grace_s(scenario),
-                passes=scenario.passes,
-                batch_size=scenario.batch_size,
-                seed=self._seed,
-                learning_rates=learning.learning_rates(),
-                devices_per_round=scenario.devices_per_round,
+        self._num_lives += 1
+        life, stored, blobs, timers = self._num_lives, self._state.stored, Blobs(), VirtualTimers(clock)
+        momentum = learning.method.averages.server_momentum
+
+        def post(action: Callable[[], None]) -> None:
+            """Do it after what is going on now, if this process is still there then."""
+            clock.post(lambda: action() if self._num_lives == life and not self._num_crashes else None)
+
+        core = core_of(learning.strategy)(
+            config=windowed(
+                RunConfig(
+                    run=f"sim-{self._seed}",
+                    strategy_name=scenario.method,
+                    num_rounds=learning.num_rounds,
+                    min_devices=scenario.min_devices or scenario.num_devices,
+                    deadline_s=scenario.round_s,
+                    grace_s=grace_s(scenario),
+                    passes=scenario.passes,
+                    batch_size=scenario.batch_size,
+                    seed=self._seed,
+                    learning_rates=learning.learning_rates(),
+                    devices_per_round=scenario.devices_per_round,
+                ),
+                learning.method,
             ),
+            assignment=assignment_of(learning.method, self._seed, boot_epoch=life),
             strategy=learning.strategy,
             bundle=learning.bundle,
             bundle_ref=blobs.put(encode_bundle(learning.bundle)),
-            weights=learning.weights,
-            weights_ref=blobs.put(pack(learning.weights)),
-            boot_epoch=1,
+            weights=stored.weights,
+            weights_ref=blobs.put(pack(stored.weights)),
+            boot_epoch=life,
+            version=stored.version,
+            round=stored.round + 1,
+            oldest_base=stored.oldest_base,
+            before=stored.before if momentum else None,
+            accuracy=self._state.newest_accuracy,
+            intake=Intake(
+                {(one.device, one.boot_epoch, one.sequence): one.outcome for one in self._state.settled}
+            ),
         )
-        bus = MeteredBus(self._broker.connect(COORDINATOR))
+        connection = self._broker.connect(COORDINATOR)
+        self._bus.bus = connection
+        again = f"/{life}" if life > 1 else ""
         node = CoordinatorNode(
             fleet=FLEET,
             core=core,
-            bus=bus,
-            downloads=Downloads(random.Random(f"{self._seed}/{COORDINATOR}/downloads")),
-            timers=VirtualTimers(clock),
+            bus=self._bus,
+            downloads=Downloads(random.Random(f"{self._seed}/{COORDINATOR}/downloads{again}")),
+            timers=timers,
             blobs=blobs,
             state=self._state,
             # Measured at this moment of virtual time, after what the node is doing now.
-            evaluate=lambda version, weights: clock.post(lambda: self._evaluate(version, weights)),
+            evaluate=lambda version, weights: post(lambda: self._evaluate(version, weights)),
             finished=self._finished,
             view=Fleet(groups=learning.bundle.plan.groups),
         )
-        node.subscribe(lambda topic, payload: clock.post(lambda: node.received(topic, payload)))
-        clock.post(node.start)
-        return bus, node
+        node.subscribe(lambda topic, payload: post(lambda: node.received(topic, payload)))
+        post(node.start)
+        return connection, timers, node
 
     def _make_twins(self, devices: dict[str, Equipment]) -> dict[str, Twin]:
         world = World(
@@ -203,6 +258,20 @@ class _Simulation:
         )
         return {name: make_twin(world, name, one.board, one.data, one.place) for name, one in devices.items()}
 
+    def _watch_nodes(self) -> NodeAccuracy | None:
+        peers = self._learning.method.peers
+        if peers is None:
+            return None
+        every_s = peers.window * peers.barrier_s
+        return NodeAccuracy(self._clock, self._twins.values(), self._accuracy_of, every_s)
+
+    def _accuracy_of(self, weights: Mapping[str, Array]) -> float:
+        return measure(self._engine, weights, self._calibration, self._part_of_test).accuracy
+
+    @property
+    def _calibration(self) -> Dataset | None:
+        return self._data.train if self._learning.bundle.graph.statistics else None
+
     def _activation_bytes(self, vector: DropoutVector) -> int:
         bundle = self._learning.bundle
         return cost(bundle.graph, bundle.plan, vector, 1).activation_bytes
@@ -210,10 +279,31 @@ class _Simulation:
     def _evaluate(self, version: int, weights: dict[str, Array]) -> None:
         is_last = self._coordinator.core.state == "evaluating"
         held_out = self._data.test if is_last else self._part_of_test
-        calibration = self._data.train if self._learning.bundle.graph.statistics else None
-        measured = measure(self._engine, weights, calibration, held_out)
+        measured = measure(self._engine, weights, self._calibration, held_out)
         self._class_accuracy = measured.class_accuracy
         self._coordinator.evaluated(version, measured.accuracy, measured.loss)
+
+    def crash(self) -> None:
+        """The coordinator is killed, until as many `restart` have come."""
+        self._num_crashes += 1
+        self._connection.lose_connection()
+        self._timers.cancel_all()
+
+    def restart(self) -> None:
+        """A coordinator begins with what the run's state holds."""
+        self._num_crashes -= 1
+        if self._num_crashes == 0:
+            self._connection, self._timers, self._coordinator = self._begin_coordinator()
+
+    def _end_now(self) -> None:
+        """What is there at this moment is the result; its last version is measured on all."""
+        if self._is_over:
+            return
+        version, weights = self._state.stored.version, self._state.stored.weights
+        measured = measure(self._engine, weights, self._calibration, self._data.test)
+        self._class_accuracy = measured.class_accuracy
+        self._state.evaluated(version, measured.accuracy, measured.loss)
+        self._is_over = True
 
     def _finished(self) -> None:
         self._is_over = True

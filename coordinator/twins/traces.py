@@ -169,7 +169,7 @@ def span_s(trace: Trace | None) -> float:
     if isinstance(trace, (Steps, Ramp)):
         return trace.points[-1][0]
     if isinstance(trace, Csv):
-        return trace.repeat_s or _read_columns(trace)[0][-1]
+        return trace.repeat_s or read_columns(trace)[0][-1]
     if isinstance(trace, (Vm, Walk)) or (isinstance(trace, Availability) and trace.redraw is None):
         return SPAN_SAMPLES * trace.every_s
     if isinstance(trace, Availability):
@@ -178,13 +178,18 @@ def span_s(trace: Trace | None) -> float:
 
 
 def _csv(trace: Csv) -> Reading:
-    times_s, values = _read_columns(trace)
+    times_s, values = read_columns(trace)
     steps = _steps(times_s, values)
     period_s = trace.repeat_s
     return steps if period_s is None else lambda time_s: steps(time_s % period_s)
 
 
-def _read_columns(trace: Csv) -> tuple[list[float], list[float | None]]:
+def read_columns(trace: Csv) -> tuple[list[float], list[float | None]]:
+    """Seconds and values of a recording; None where a cell is empty.
+
+    Raises:
+        UserError: the file cannot be read, or has no such column.
+    """
     times_s: list[float] = []
     values: list[float | None] = []
     try:

@@ -18,6 +18,13 @@ _OF_SUBNETS = (
     "feddrop",
     "fiarse",
     "uniform",
+    "async",
+    "dsgd",
+    "dsgd-discard",
+    "dsgd-synchronous",
+    "ad-psgd",
+    "swift",
+    "epidemic",
 )
 
 DEVICE_STRATEGIES: dict[str, DeviceStrategy] = dict.fromkeys(_OF_SUBNETS, SUBNETS)

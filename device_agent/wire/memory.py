@@ -114,10 +114,15 @@ class MemoryBroker:
         will: Will | None = None,
         on_connect: Callable[[], None] | None = None,
         on_disconnect: Callable[[str], None] | None = None,
+        at_once: bool = True,
     ) -> MemoryBus:
-        """Return a connected bus. As in MQTT, an older connection of the same client id is broken."""
+        """Return a bus, connected if `at_once`; else `reconnect` connects it.
+
+        As in MQTT, an older connection of the same client id is broken.
+        """
         bus = MemoryBus(self, client_id, will, on_connect, on_disconnect)
-        bus.reconnect()
+        if at_once:
+            bus.reconnect()
         return bus
 
     def next_due_s(self) -> float | None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}\Z")]  # \Z: $ would let a final newline through
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]

@@ -155,7 +155,10 @@ class MqttBus:
         """
         with self._lock:
             self._closed = True
-        for connection in reversed(self._connections()):
+        connections = self._connections()
+        for connection in connections:  # together: one after the other would take twice as long
+            connection.begin_to_close(flush_s)
+        for connection in connections:
             connection.close(flush_s)
 
     def _connections(self) -> list[MqttConnection]:

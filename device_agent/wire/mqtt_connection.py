@@ -137,13 +137,17 @@ class MqttConnection:
             self._changed.wait_for(lambda: holds() or self._state in ("refused", "closed"), timeout_s)
             return holds()
 
-    def close(self, flush_s: float) -> None:
-        """Send what is queued within `flush_s`, say goodbye (no will) and end the thread."""
+    def begin_to_close(self, flush_s: float) -> None:
+        """Send what is queued within `flush_s`, then say goodbye (no will); returns at once."""
         with self._changed:
             if self._closing_at_s is None:
                 self._closing_at_s = time.monotonic() + flush_s
             self._changed.notify_all()
         self._wake()
+
+    def close(self, flush_s: float) -> None:
+        """Send what is queued within `flush_s`, say goodbye (no will) and end the thread."""
+        self.begin_to_close(flush_s)
         if self._thread.ident is None:
             self._thread_ended()
         elif threading.current_thread() is not self._thread:
@@ -173,7 +177,8 @@ class MqttConnection:
                     " under this id? Every device of a fleet needs an id of its own",
                     self._client_id,
                 )
-            self._wait_to_reconnect(attempt, refused=end.refused)
+            if not self._finished():
+                self._wait_to_reconnect(attempt, refused=end.refused)
         self._thread_ended()
 
     def _thread_ended(self) -> None:

@@ -25,7 +25,8 @@ def partition(dataset: Dataset, scheme: str, num_devices: int, seed: int) -> Par
     Args:
         dataset: what is shared out.
         scheme: `iid`, `dirichlet:ALPHA` (label skew; small is skewed), `shards:K` (K runs of one label
-            for each device), `owner` (the owners' samples stay together).
+            for each device), `classes:K` (samples of exactly K classes for each device), `owner` (the
+            owners' samples stay together).
         num_devices: 1 or more.
         seed: decides every draw.
 
@@ -126,7 +127,7 @@ def _share_out(dataset: Dataset, scheme: str, weights: Weights, seed: int | tupl
         raise UserError(
             f"Unknown partition '{scheme}'"
             + (f", did you mean '{nearest[0]}'?" if nearest else ".")
-            + " Give iid, dirichlet:ALPHA, shards:K or owner."
+            + " Give iid, dirichlet:ALPHA, shards:K, classes:K or owner."
         )
     if num_devices < 1 or len(dataset) < num_devices * (MIN_SAMPLES if name == "dirichlet" else 1):
         raise UserError(
@@ -202,6 +203,40 @@ def _shards(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Ge
     return [np.concatenate([runs[run] for run in mine]) for mine in dealt]
 
 
+def _classes(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Generator) -> Parts:
+    """Each device holds samples of exactly `k` classes; a class is dealt among those that hold it.
+
+    The classes are held by as nearly the same number of devices as it goes.
+    """
+    labels, of_label = np.unique(dataset.labels, return_counts=True)
+    if not argument.isdecimal() or not 1 <= int(argument[:9]) <= len(labels):
+        raise UserError(
+            f"classes:{argument}: give a whole number from 1 to {len(labels)}, such as classes:2."
+        )
+    held = np.zeros((len(weights), len(labels)), bool)
+    for device in range(len(weights)):
+        rarest = np.lexsort((rng.random(len(labels)), held.sum(axis=0)))
+        held[device, rarest[: int(argument)]] = True
+    holders = held.sum(axis=0)
+    if not holders.all():
+        raise UserError(
+            f"classes:{argument}: {len(weights)} devices hold {int(argument) * len(weights)} classes in all, "
+            f"the data has {len(labels)}. Give more classes or more devices."
+        )
+    if (poor := np.flatnonzero(holders > of_label)).size:
+        raise UserError(
+            f"classes:{argument}: {holders[poor[0]]} devices hold class {labels[poor[0]]}, "
+            f"which has {of_label[poor[0]]} samples. Use fewer devices or more data."
+        )
+    parts: list[list[NDArray[np.int64]]] = [[] for _ in weights]
+    for index, label in enumerate(labels):
+        members = np.flatnonzero(held[:, index])
+        samples = rng.permutation(np.flatnonzero(dataset.labels == label))
+        for device, part in zip(members, _cut(samples, _sizes(weights[members], len(samples))), strict=True):
+            parts[device].append(part)
+    return [np.concatenate(part) for part in parts]
+
+
 def _by_owner(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Generator) -> Parts:
     num_devices = len(weights)
     _no_argument("owner", argument)
@@ -241,5 +276,6 @@ _SCHEMES: dict[str, Callable[[Dataset, str, Weights, np.random.Generator], Parts
     "iid": _iid,
     "dirichlet": _dirichlet,
     "shards": _shards,
+    "classes": _classes,
     "owner": _by_owner,
 }

@@ -136,8 +136,8 @@ def test_the_order_of_folding_does_not_matter(updates, shuffle):
     other = list(updates)
     shuffle.shuffle(other)
     one, two = aggregate(base, updates), aggregate(base, other)
-    for name in base:
-        np.testing.assert_allclose(one[name], two[name], rtol=2e-7, atol=1e-7)
+    for name in base:  # to a few float32 roundings of the deltas, which by-steps raises up to 8 times
+        np.testing.assert_allclose(one[name], two[name], rtol=2e-7, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
@@ -145,13 +145,13 @@ def test_the_order_of_folding_does_not_matter(updates, shuffle):
 def test_identical_updates_act_like_one(update, times):
     base = tensors(1)
     one, many = aggregate(base, [update]), aggregate(base, [update] * times)
-    for name in base:
-        np.testing.assert_allclose(one[name], many[name], rtol=2e-7, atol=1e-7)
+    for name in base:  # to roundings as above
+        np.testing.assert_allclose(one[name], many[name], rtol=2e-7, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
 @given(sizes=st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 7)), min_size=1, max_size=4))
-def test_full_updates_are_averaged_by_samples_exactly(sizes):
+def test_full_updates_are_averaged_by_samples_to_a_few_roundings(sizes):
     base = tensors(1)
     deltas = [tensors(10 + i, 0.1) for i in range(len(sizes))]
     updates = [
@@ -162,7 +162,8 @@ def test_full_updates_are_averaged_by_samples_exactly(sizes):
     for name in base:
         total = sum(n * d[name].astype(np.float64) for d, (n, _) in zip(deltas, sizes, strict=True))
         expected = (base[name] + total / sum(n for n, _ in sizes)).astype(np.float32)
-        np.testing.assert_array_equal(new[name], expected)
+        # A few updates at a time are summed in float32: to a few roundings of the deltas, which are under 1.
+        np.testing.assert_allclose(new[name], expected, rtol=2**-23, atol=1e-7)
 
 
 def test_a_single_full_update_moves_the_weights_by_exactly_its_delta():

@@ -17,8 +17,9 @@ from coordinator.dashboard.app import MAX_STREAMS, STATIC, create_app
 from coordinator.dashboard.metrics import to_metrics
 from coordinator.dashboard.server import serve
 from coordinator.fleet import UPDATE_APPLIED, Fleet, fold, to_json
+from coordinator.peer_view import fold_report
 from device_agent.effects import Note
-from device_agent.wire.messages import Hello, Run, Status, Telemetry
+from device_agent.wire.messages import Exchanges, Hello, PeerReport, Run, Status, Telemetry
 from firmware_profiles.errors import UserError
 from models.widths import WidthGroup
 
@@ -364,11 +365,21 @@ def test_a_run_that_diverged_still_has_a_curve(server, shown):
     assert (point["loss"], point["accuracy"]) == (None, None)
 
 
+def test_what_devices_tell_of_their_exchanges_is_served():
+    fleet = Fleet(peers=fold_report(None, "a", PeerReport(step=3, exchanges={"b": Exchanges(begun=2)})))
+    server = serve(create_app(lambda: to_json(fleet, 0.0), list), port=0)
+    try:
+        assert json.loads(get(server, "/api/v1/peers")[2])["links"] == [[0, 1, 2, 0, 0, 0]]
+    finally:
+        server.stop()
+
+
 def test_an_empty_fleet_has_a_page_and_metrics():
     view = to_json(Fleet(), 0.0)
     server = serve(create_app(lambda: view, list), port=0)
     try:
         assert get(server, "/")[0] == get(server, "/metrics")[0] == get(server, "/api/v1/curve")[0] == 200
+        assert get(server, "/api/v1/peers")[2] == "null"
     finally:
         server.stop()
 

@@ -250,20 +250,38 @@ def test_a_newer_schema_is_refused(store, path):
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE edgetide_schema SET version = 99")
         connection.commit()
-    with pytest.raises(UserError, match="schema 99, this edgetide knows 1"):
+    with pytest.raises(UserError, match=f"schema 99, this edgetide knows {database_schema.SCHEMA_VERSION}"):
         open_database(path)
 
 
 def test_an_older_schema_is_migrated_step_by_step(store, path, monkeypatch):
     store.close()
     steps = []
-    monkeypatch.setattr(database_schema, "SCHEMA_VERSION", 3)
+    now = database_schema.SCHEMA_VERSION
+    monkeypatch.setattr(database_schema, "SCHEMA_VERSION", now + 2)
     monkeypatch.setattr(
-        database_schema, "MIGRATIONS", {1: lambda _c: steps.append(1), 2: lambda _c: steps.append(2)}
+        database_schema,
+        "MIGRATIONS",
+        {now: lambda _c: steps.append(1), now + 1: lambda _c: steps.append(2)},
     )
     open_database(path).close()
     open_database(path).close()
     assert steps == [1, 2]
+
+
+def test_the_first_schema_gets_a_place_for_exchanges_and_lateness(running, path):
+    running.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE outcomes DROP COLUMN peers")
+        connection.execute("ALTER TABLE outcomes DROP COLUMN staleness")
+        connection.execute("UPDATE edgetide_schema SET version = 1")
+        connection.commit()
+    told = {"round": 3, "step": 30}
+    with reopened(path) as store:
+        store.record_outcome("run-1", Outcome(update=UpdateId("board-1", 1, 1), peers=told, staleness=2))
+        store.record_outcome("run-1", Outcome(update=UpdateId("board-1", 1, 2)))
+        kept = [(outcome.peers, outcome.staleness) for outcome in store.outcomes("run-1")]
+        assert kept == [(told, 2), (None, None)]
 
 
 def test_somebody_elses_database_is_not_written_to(path):

@@ -127,7 +127,7 @@ def averaged(*devices, values=(1.0, 3.0), num_data=(16, 16)):
     first = devices[0]
     aggregator = first.strategy.open(first.bundle, first.weights)
     for device, value, num in zip(devices, values, num_data, strict=False):
-        first.strategy.fold(aggregator, *device.update(value), 0, num)
+        first.strategy.fold(aggregator, *device.update(value), 1.0, num)
     new = first.strategy.finish(aggregator, None)
     return {name: new[name] - first.weights[name] for name in new}
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coordinator.effects import Commit, Evaluate, Finished, Record
-from coordinator.strategies.rounds_of_averages import AVERAGES
-from device_agent.effects import Announce, Fetch, Send
+from coordinator.strategies.asynchrony import AsyncSettings
+from coordinator.strategies.averages import AverageSettings
+from coordinator.strategies.rounds_of_averages import AVERAGES, averages_of
+from device_agent.effects import Announce, CancelTimer, Fetch, Send, SetTimer
 from device_agent.wire.codec import encode, encode_public, refer
 from device_agent.wire.messages import SCHEMA_VERSION, Ack, Decline, Envelope, RolledOut, Status
 from firmware_profiles.errors import WorldError
@@ -30,6 +32,8 @@ NAN = pack({**scaled(0.1), "a.bias": np.full(8, np.nan, np.float32)})
 
 
 class RoundsMachine(RuleBasedStateMachine):
+    strategy = AVERAGES
+
     def __init__(self):
         super().__init__()
         self.folded = Counter()  # the number of an update (its macs) -> times folded
@@ -42,14 +46,15 @@ class RoundsMachine(RuleBasedStateMachine):
         self.epochs = dict.fromkeys(NAMES, 1)
         self.sequences = Counter()
         self.evaluations = []
-        self.fleet = rounds.Fleet(devices=2, num_rounds=4, max_staleness=1)
+        self.timers = {}
+        strategy = replace(self.strategy, fold=self.count_fold)
+        self.fleet = rounds.Fleet(devices=2, num_rounds=4, max_staleness=1, strategy=strategy)
         self.core = self.fleet.core
-        self.core.strategy = replace(AVERAGES, fold=self.count_fold)
         self.now_s = self.fleet.now_s
         self.take(self.fleet.effects)
 
     def count_fold(self, aggregator, update, *rest):
-        AVERAGES.fold(aggregator, update, *rest)
+        self.strategy.fold(aggregator, update, *rest)
         self.folded[update.macs] += 1
 
     def take(self, effects):
@@ -61,6 +66,8 @@ class RoundsMachine(RuleBasedStateMachine):
                 self.committing = effect
             elif isinstance(effect, Record):
                 self.settle(effect.settled)
+            elif isinstance(effect, SetTimer | CancelTimer):
+                self.set_timer(effect)
             elif isinstance(effect, Fetch):
                 self.fetches.append(effect)
             elif isinstance(effect, Evaluate):
@@ -71,6 +78,12 @@ class RoundsMachine(RuleBasedStateMachine):
                 encode_public(effect.message)
             elif isinstance(effect, Send):
                 self.check_sent(effect)
+
+    def set_timer(self, effect):
+        if isinstance(effect, SetTimer):
+            self.timers[effect.key] = self.now_s + effect.delay_s
+        else:
+            self.timers.pop(effect.key, None)
 
     def settle(self, settled):
         key = (settled.device, settled.boot_epoch, settled.sequence)
@@ -226,14 +239,18 @@ class RoundsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.core.state == "open")
     @rule()
     def let_the_round_time_out(self):
-        self.now_s = max(self.now_s, self.core.closes_at_s)
-        self.take(self.core.on_timer(self.now_s, "close"))
+        self.now_s = max([self.now_s, *self.timers.values()])
+        self.fire_timers()
 
     @rule(seconds=st.floats(0.0, 150.0))
     def let_time_pass(self, seconds):
         self.now_s += seconds
-        if self.core.state == "open" and self.now_s >= self.core.closes_at_s:
-            self.take(self.core.on_timer(self.now_s, "close"))
+        self.fire_timers()
+
+    def fire_timers(self):
+        for key in [key for key, due_s in self.timers.items() if due_s <= self.now_s]:
+            del self.timers[key]
+            self.take(self.core.on_timer(self.now_s, key))
 
     @precondition(lambda self: self.committing)
     @rule()
@@ -301,3 +318,26 @@ class RoundsMachine(RuleBasedStateMachine):
 
 RoundsMachine.TestCase.settings = settings(deadline=None, max_examples=80, stateful_step_count=50)
 TestRounds = RoundsMachine.TestCase
+
+
+class AsyncMachine(RoundsMachine):
+    """The same without rounds."""
+
+    strategy = averages_of(
+        AverageSettings(),
+        AsyncSettings(buffer_size=2, buffer_s=50.0, max_staleness=1, fairness="rate", max_concurrency=2),
+    )
+
+    @invariant()
+    def credits_are_kept(self):
+        assert len(self.core.due_s) - len(self.core.resting) <= 2
+        assert self.core.resting <= self.core.due_s.keys()
+        assert not self.core.line.keys() & self.core.due_s.keys()
+
+    @invariant()
+    def who_has_an_order_is_watched(self):
+        assert not self.core.due_s or "orders" in self.timers
+
+
+AsyncMachine.TestCase.settings = settings(deadline=None, max_examples=15, stateful_step_count=50)
+TestAsync = AsyncMachine.TestCase

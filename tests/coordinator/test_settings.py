@@ -158,7 +158,7 @@ def test_a_table_of_another_network_is_refused_and_named(tmp_path, config):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy": "telepathy"}, "choose one of distreal, distreal-paper, full"),
+        ({"strategy": "telepathy"}, "is unknown"),
         ({"model": "cnn-29"}, "did you mean cnn-28"),
         ({"data": "nowhere.npz"}, "nowhere.npz"),
         ({"learning_rate": 0.0}, "learning_rate"),

@@ -208,7 +208,7 @@ def test_the_coordinator_replays_every_kind_of_draw(draw):
     trainer.step()
     result = trainer.finish()
     replay = AVERAGES.open(trainer.bundle, trainer.weights)
-    AVERAGES.fold(replay, tiny_update(result, trainer), result.delta, 0, 16)
+    AVERAGES.fold(replay, tiny_update(result, trainer), result.delta, 1.0, 16)
     moved = replay.finish()["a.bias"] - trainer.weights["a.bias"]
     trained = set(np.flatnonzero(result.delta["a.bias"]))
     assert set(np.flatnonzero(moved)) == trained

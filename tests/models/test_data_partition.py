@@ -43,7 +43,7 @@ def test_every_sample_goes_to_exactly_one_device_and_none_stays_empty(
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_samples))
 
 
-@pytest.mark.parametrize("scheme", ["iid", "dirichlet:0.3", "shards:2"])
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet:0.3", "shards:2", "classes:2"])
 def test_the_same_seed_gives_the_same_parts_and_another_seed_others(scheme):
     data = labelled(np.arange(200) % 10)
     first, again, other = (partition(data, scheme, 5, seed) for seed in (1, 1, 2))
@@ -68,6 +68,42 @@ def test_two_shards_hold_at_most_four_labels_and_mostly_two():
     held = [len(np.unique(data.labels[part])) for part in partition(data, "shards:2", 10, 0)]
     assert max(held) <= 4
     assert np.mean(held) <= 2.5
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    classes=st.integers(1, 5),
+    num_devices=st.integers(5, 12),
+    num_samples=st.integers(100, 200),
+    seed=st.integers(0, 2**31),
+)
+def test_every_device_holds_exactly_so_many_classes_and_every_sample_is_somewhere(
+    classes, num_devices, num_samples, seed
+):
+    data = labelled(np.arange(num_samples) % 5)
+    parts = partition(data, f"classes:{classes}", num_devices, seed)
+    assert [len(np.unique(data.labels[part])) for part in parts] == [classes] * num_devices
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_samples))
+
+
+def test_ten_devices_with_two_of_ten_classes_each_get_as_many_samples():
+    data = labelled(np.arange(1000) % 10)
+    assert [len(part) for part in partition(data, "classes:2", 10, 3)] == [100] * 10
+
+
+@pytest.mark.parametrize(
+    ("scheme", "num_devices", "told"),
+    [
+        ("classes:0", 5, "whole number from 1 to 10"),
+        ("classes:11", 5, "whole number from 1 to 10"),
+        ("classes", 5, "such as classes:2"),
+        ("classes:2", 4, "4 devices hold 8 classes in all, the data has 10"),
+        ("classes:2", 40, "8 devices hold class"),
+    ],
+)
+def test_classes_that_cannot_be_dealt_are_refused(scheme, num_devices, told):
+    with pytest.raises(UserError, match=told):
+        partition(labelled(np.arange(60) % 10), scheme, num_devices, 0)
 
 
 def test_an_owner_is_never_divided_and_loads_are_level():

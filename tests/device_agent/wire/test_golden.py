@@ -29,6 +29,7 @@ BODIES = {
         num_batches=20,
         deadline_s=12.5,
         seed=42,
+        peering=messages.Peering(neighbours=(messages.Neighbour(device="pi-2", degree=3),), epoch=4),
     ),
     "update": messages.Update(
         order=7,
@@ -42,17 +43,29 @@ BODIES = {
         loss_sum=1.5,
         busy_s=2.0,
         wall_s=4.25,
+        peers=messages.PeerReport(
+            step=40,
+            exchanges={"pi-2": messages.Exchanges(begun=9, completed=7, taken_back=1, one_sided=1)},
+            staleness=(3, 1),
+            discarded=2,
+            sketch=(0.5, -1.0),
+            bytes_sent=1000,
+        ),
     ),
     "decline": messages.Decline(order=7, round=3, reason="battery 12 % is below min_battery 20 %"),
     "ack": messages.Ack(boot_epoch=5, sequence=9, outcome="applied"),
     "rollout": messages.Rollout(kind="policy", content=SMALL),
     "rolled-out": messages.RolledOut(kind="policy", digest=DIGEST, in_force=False, reason="no such key"),
+    "offer": messages.Offer(nonce=17, degree=3, step=40, weights=SMALL),
+    "answer": messages.Answer(nonce=17, degree=2, step=38, weights=LARGE),
+    "settle": messages.Settle(nonce=17),
+    "settled": messages.Settled(nonce=17, applied=True),
     "chunk-request": messages.ChunkRequest(digest=DIGEST, index=3),
     "chunk": messages.Chunk(digest=DIGEST, index=3, num_chunks=18, data=b"\x00\x01\xff"),
 }
 ENVELOPES = {
     name: Envelope(
-        schema=1,
+        schema=messages.SCHEMA_VERSION,
         run="run-1",
         sender="pi-1",
         boot_epoch=5,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.draws import Draw
+from models.random_draw import RandomDraw
 from models.subnet import DropoutVector, full_vector
 from models.widths import Segment, WidthPlan
 
@@ -52,8 +53,8 @@ class _Layout:
         return tuple(len(axis.columns) for axis in self.axes)
 
 
-Counts = NDArray[np.float64]
-"""Of a layout's blocks, in the shape of `Touches.zeros`."""
+Counts = NDArray[np.float32]
+"""Of a layout's blocks, in the shape of `Touches.zeros`; exact to 2**24 mini-batches."""
 
 
 class Touches:
@@ -88,7 +89,7 @@ class Touches:
 
     def zeros(self) -> list[Counts]:
         """Counts of nothing."""
-        return [np.zeros(layout.num_blocks) for layout in self._layouts]
+        return [np.zeros(layout.num_blocks, np.float32) for layout in self._layouts]
 
     def count(
         self,
@@ -105,14 +106,15 @@ class Touches:
             step_vectors: for each mini-batch the index of its vector.
             is_present: bool [classes], those that were not masked; None: all.
         """
-        counts = self.zeros()
+        counts: list[Counts] = []
         for start in range(0, len(step_vectors), CHUNK_STEPS):
             kept = self._replay(draw, vectors, step_vectors[start : start + CHUNK_STEPS], start)
             if is_present is not None:
                 kept[:, self._starts[-2] :] = is_present
-            for index, layout in enumerate(self._layouts):
-                counts[index] += _count(kept, layout)
-        return counts
+            of_columns = np.ones(len(kept), np.float32) @ kept
+            chunk = [_count(kept, of_columns, layout) for layout in self._layouts]
+            counts = [np.add(*both) for both in zip(counts, chunk, strict=True)] if counts else chunk
+        return counts or self.zeros()
 
     def spread(self, blocks: NDArray, index: int) -> NDArray:
         """Blocks' values as an array that broadcasts against the tensors of that place."""
@@ -129,6 +131,10 @@ class Touches:
         kept = np.zeros((len(step_vectors), int(self._starts[-1])), dtype=np.float32)
         kept[:, 0] = 1
         kept[:, self._starts[-2] :] = 1
+        if isinstance(draw, RandomDraw):
+            used = [vectors[index] for index in step_vectors]
+            kept[:, self._starts[0] : self._starts[-2]] = draw.replay(used, first_step)
+            return kept
         for row, index in enumerate(step_vectors):
             vector = vectors[index]
             if vector == self._full:
@@ -162,14 +168,14 @@ def _lay_out(axes: tuple[tuple[Segment, ...], ...], starts: NDArray[np.intp]) ->
     return _Layout(tuple(shrinking), tuple(shape))
 
 
-def _count(kept: NDArray[np.float32], layout: _Layout) -> NDArray[np.floating]:
+def _count(kept: NDArray[np.float32], of_columns: Counts, layout: _Layout) -> Counts:
     """Steps that kept every block: sums of 0 and 1, exact in float32 for a chunk of steps."""
     if not layout.axes:
         return np.float32(len(kept)).reshape(())
+    if len(layout.axes) == 1:
+        return of_columns[layout.axes[0].columns]
     # [steps, blocks of all axes but the last] x [steps, blocks of the last]
     joint = kept[:, layout.axes[0].columns]
-    if len(layout.axes) == 1:
-        return joint.sum(axis=0)
     for axis in layout.axes[1:-1]:
         joint = (joint[:, :, None] * kept[:, None, axis.columns]).reshape(len(kept), -1)
     return (joint.T @ kept[:, layout.axes[-1].columns]).reshape(layout.num_blocks)

@@ -1,0 +1,94 @@
+"""Who exchanges with whom in a window of a decentralised run, and how long a window may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from coordinator.orders import RunConfig
+from coordinator.strategies.presets import Preset
+from device_agent.peers.topology import Neighbours, Topology, load_topology, neighbours
+from device_agent.wire.messages import Peering
+from firmware_profiles.errors import UserError
+from models.peer_settings import PeerSettings
+
+SLACK = 1.1
+PATIENCE = 10
+"""Times the nominal seconds of a window, for devices that step at a pace of their own."""
+
+
+@dataclass
+class Assignment:
+    """The neighbours of the window that is open.
+
+    Attributes:
+        topology: what they follow from.
+        epoch: counts the changes; begins with the coordinator's boot epoch in its upper bits, so that it
+            rises over restarts.
+    """
+
+    topology: Topology
+    epoch: int = 0
+    _found: Neighbours = field(default_factory=dict)
+
+    def open(self, devices: Iterable[str], window: int) -> None:
+        """A window begins: those that are here now are connected anew.
+
+        Args:
+            devices: that get an order.
+            window: counted from 0.
+        """
+        found = neighbours(self.topology, devices, window)
+        self.epoch += found != self._found
+        self._found = found
+
+    def of(self, device: str) -> Peering:
+        """Whom a device exchanges with; one that comes within a window has nobody until the next."""
+        return Peering(neighbours=self._found.get(device, ()), epoch=self.epoch)
+
+
+def assignment_of(method: Preset, seed: int, boot_epoch: int) -> Assignment | None:
+    """The assignment of a coordinator that has just started; None for a method without exchanges.
+
+    Raises:
+        UserError: the topology's file cannot be used.
+    """
+    if method.peers is None:
+        return None
+    return Assignment(load_topology(method.topology, seed), epoch=boot_epoch << 24)
+
+
+def windowed(config: RunConfig, method: Preset) -> RunConfig:
+    """A run's config as its windows need it; the same for a method without exchanges.
+
+    An order is for the mini-batches of its window, and a report that comes after its window was closed tells
+    of weights that have moved on since: it is not in the next one's mean.
+
+    Raises:
+        UserError: devices are to be drawn for a round, and all of them exchange all the time.
+    """
+    peers = method.peers
+    if peers is None:
+        return config
+    if config.devices_per_round is not None:
+        raise UserError(
+            f"strategy {config.strategy_name} has no rounds that some devices are drawn for: "
+            "leave devices_per_round out"
+        )
+    return replace(config, max_staleness=0, batches_per_order=peers.window * peers.unit_batches)
+
+
+def window_s(peers: PeerSettings, round_s: float) -> float:
+    """Seconds from a window's orders until its reports should be on their way at the latest.
+
+    Devices report when their window is over, and a window of which all have reported is closed at once: this
+    is how long is waited for one that is not heard of.
+
+    Args:
+        peers: at the pace `barrier` they say it, and a tenth and a barrier more keep the last barrier in.
+        round_s: at least, where devices step at a pace of their own.
+    """
+    nominal_s = peers.window * peers.barrier_s
+    if peers.pace == "barrier":
+        return SLACK * nominal_s + peers.barrier_s
+    return max(round_s, PATIENCE * nominal_s)

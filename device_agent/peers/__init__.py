@@ -1,0 +1,1 @@
+"""Learning from neighbours: the device half of decentralised methods."""

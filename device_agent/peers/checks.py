@@ -1,0 +1,57 @@
+"""Whether weights of a neighbour may be mixed: nothing of them is used before this."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from device_agent.peers.mixing import Weights
+from device_agent.wire.messages import BlobRef
+from firmware_profiles.errors import PeerError
+from models.bundle import Bundle
+from models.subnet import Array
+from models.weights import unpack
+
+MAX_NORM_RATIO = 10.0
+"""Weights whose L2 norm is more than so many times the own one's are refused."""
+
+MIN_NORM = 1.0
+
+
+def max_content_bytes(bundle: Bundle) -> int:
+    """Packed weights of this network have fewer bytes."""
+    parameters = bundle.graph.parameters
+    return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
+
+
+def check_theirs(ref: BlobRef, bundle: Bundle) -> None:
+    """Check what a message says of its weights, before they are fetched.
+
+    Raises:
+        PeerError: they are larger than this network's can be.
+    """
+    most = max_content_bytes(bundle)
+    if ref.size_bytes > most:
+        raise PeerError(f"a neighbour's weights have {ref.size_bytes} bytes, this network's at most {most}")
+
+
+def unpack_theirs(ref: BlobRef, bundle: Bundle, own: Weights) -> dict[str, Array]:
+    """Read a neighbour's weights.
+
+    Raises:
+        PeerError: they did not come, are of other names or shapes, not finite, or far too large.
+    """
+    if ref.data is None:
+        raise PeerError("a neighbour's weights did not come with their message")
+    theirs = unpack(ref.data, bundle.graph.parameters)
+    norm, own_norm = _norm(theirs), _norm(own)
+    if norm > MAX_NORM_RATIO * max(own_norm, MIN_NORM):
+        raise PeerError(f"a neighbour's weights have the norm {norm:.3g}, the own ones {own_norm:.3g}")
+    return theirs
+
+
+def _norm(weights: Weights) -> float:
+    flat = [values.reshape(-1) for values in weights.values()]
+    with np.errstate(over="ignore"):
+        return math.sqrt(sum(float(np.dot(values, values)) for values in flat))
