@@ -48,6 +48,7 @@ from models.subnet import DropoutVector, full_vector, uniform_vector
 from models.zoo.initial import initial_weights
 
 NETWORK = "cnn-28"
+DEFAULT: SamplerName = "tpe"
 ENGINE = "torch"
 FRESH_SEED = 1_000
 
@@ -224,9 +225,9 @@ def measure_fronts(report: Report, folder: Path, data: str, effort: Effort) -> N
             row |= {"stopped": outcome.num_stopped, "measuring_saved": share}
         report.rows.append(row)
     report.checks.append(
-        Check("front of the default CNN, seconds", outcomes["nsga2"].wall_s, "<=", MAX_WALL_S, "10 minutes")
+        Check("front of the default CNN, seconds", outcomes[DEFAULT].wall_s, "<=", MAX_WALL_S, "10 minutes")
     )
-    for ours in ("nsga2", "tpe"):
+    for ours in (DEFAULT, "nsga2"):
         for peer, op, target in (("uniform", ">=", MIN_OVER_UNIFORM), ("random", ">", MIN_OVER_RANDOM)):
             value, error = ratio_and_error(ranked[ours], ranked[peer], fresh, macs)
             report.rows.append({"hypervolume": ours, "over": peer, "ratio": value, "standard_error": error})
@@ -234,8 +235,8 @@ def measure_fronts(report: Report, folder: Path, data: str, effort: Effort) -> N
 
 
 def _samplers() -> Iterator[SamplerName]:
+    yield DEFAULT
     yield "nsga2"
-    yield "tpe"
     yield "random"
 
 

@@ -170,6 +170,10 @@ class Supervisor:
                 child.back_at_s = time.monotonic() + back_after_s
                 kill_group(child.process.pid)
 
+    def has(self, name: str) -> bool:
+        """Whether a child of that name was ever started."""
+        return name in self._children
+
     def pid(self, name: str) -> int | None:
         """Process id of a child that runs, None between its death and its restart and after its end."""
         process = self._children[name].process

@@ -56,8 +56,8 @@ def run_command(
     clip_norm: Annotated[float, typer.Option(min=1e-6, max=1e9, help="Largest norm of the gradients.")] = 5.0,
     sampler: Annotated[
         Literal["nsga2", "tpe", "random"],
-        typer.Option(help="Genetic, Bayesian, or by chance for comparison."),
-    ] = "nsga2",
+        typer.Option(help="Bayesian, genetic, or by chance for comparison."),
+    ] = "tpe",
     until_stalled: Annotated[
         int | None, typer.Option(min=1, help="End once so many trials bring 1% of hypervolume or less.")
     ] = None,

@@ -80,7 +80,7 @@ class SearchOptions:
 
     num_trials: int
     seed: int
-    sampler: SamplerName = "nsga2"
+    sampler: SamplerName = "tpe"
     stops_hopeless: bool = True
     until_stalled: int | None = None
 

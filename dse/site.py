@@ -62,7 +62,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     settings: SearchSettings
     command: str
     price: Price = Price()
-    sampler: SamplerName = "nsga2"
+    sampler: SamplerName = "tpe"
     stops_hopeless: bool = True
     until_stalled: int | None = None
     num_workers: int = 1

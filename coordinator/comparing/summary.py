@@ -39,6 +39,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
         accuracy_curve: at least one point.
         class_accuracy: of the last version by class; empty where it was not measured.
         budget_used_fraction: share of the seconds the devices were granted that were trained in.
+        node_accuracy_curve: without a server (time, mean, least) of the devices' own models; else empty.
         wall_s: seconds the run took.
     """
 
@@ -50,6 +51,7 @@ class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     class_accuracy: tuple[float | None, ...] = ()
     budget_used_fraction: float | None = None
+    node_accuracy_curve: tuple[tuple[float, Accuracy, Accuracy], ...] = ()
     wall_s: float = 0.0
 
 

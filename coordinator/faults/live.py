@@ -21,7 +21,7 @@ from coordinator.faults.proxy import AgentProxy
 from coordinator.supervisor import Supervisor
 from coordinator.twins.equipment import device_groups
 from coordinator.twins.fault_timeline import FaultEvent, fault_events
-from coordinator.twins.faults import check_names, members_of
+from coordinator.twins.faults import BROKER, check_names, members_of
 from coordinator.twins.groups import Group
 from coordinator.twins.network import LinkNetwork
 from coordinator.twins.pair_links import PairLinks
@@ -63,7 +63,8 @@ class LiveFaults:
         seed: of losses, jitter and churn.
 
     Raises:
-        UserError: the broker's address has TLS, or a schedule cannot be used.
+        UserError: the broker's address has TLS, or a broker is to crash that is not ours; or a schedule cannot
+            be used.
     """
 
     def __init__(
@@ -72,6 +73,11 @@ class LiveFaults:
         endpoint = parse_url(broker)
         if endpoint.tls:
             raise UserError(f"--faults must see the packets: {endpoint} is encrypted, use an mqtt:// broker")
+        if not supervisor.has(BROKER) and any(crash.device == BROKER for crash in scenario.faults.crashes):
+            raise UserError(
+                f"faults.crashes kills the broker, and {endpoint} was started by somebody else: "
+                "use --broker mosquitto or embedded"
+            )
         self._broker, self._supervisor = broker, supervisor
         groups = device_groups(scenario)
         members = members_of(groups)
@@ -145,7 +151,7 @@ class LiveFaults:
         began_s = self._loop.time()
         for event in self._events:
             await asyncio.sleep(began_s + event.at_s - self._loop.time())
-            if event.who in self._proxies or event.who == COORDINATOR:
+            if event.who in self._proxies or event.who in (COORDINATOR, BROKER):
                 self._PERFORM[event.what](self, event)
 
     def _crash(self, event: FaultEvent) -> None:

@@ -37,7 +37,7 @@ _OF_TWINS: Mapping[str, Callable[[Twin, float], None]] = {
 
 
 def drive_faults(
-    clock: VirtualClock, events: Iterator[FaultEvent], twins: Mapping[str, Twin], coordinator: Mortal
+    clock: VirtualClock, events: Iterator[FaultEvent], twins: Mapping[str, Twin], others: Mapping[str, Mortal]
 ) -> None:
     """Have each event happen at its time.
 
@@ -45,7 +45,7 @@ def drive_faults(
         clock: of the simulation.
         events: by rising time, perhaps without an end.
         twins: by id.
-        coordinator: the other one that may crash.
+        others: who else may crash, by name.
     """
     event = next(events, None)
     if event is None:
@@ -53,9 +53,9 @@ def drive_faults(
 
     def happen() -> None:
         if event.what in _OF_ALL:
-            _OF_ALL[event.what](twins.get(event.who, coordinator))
+            _OF_ALL[event.what](twins[event.who] if event.who in twins else others[event.who])
         else:
             _OF_TWINS[event.what](twins[event.who], event.value)
-        drive_faults(clock, events, twins, coordinator)
+        drive_faults(clock, events, twins, others)
 
     happen() if event.at_s <= clock.now_s else clock.call_at(event.at_s, happen)

@@ -19,7 +19,7 @@ What = Literal["partition", "heal", "leave", "return", "crash", "restart", "slow
 
 @dataclass(frozen=True)
 class FaultEvent:
-    """Something that happens to one device, or to the coordinator.
+    """Something that happens to one device, to the coordinator or to the broker.
 
     Attributes:
         at_s: since the start. what, who: see there.

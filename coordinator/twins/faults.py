@@ -10,7 +10,7 @@
       slow:       [{from_s: 10, until_s: 50, devices: [pump-1], factor: 2}]
 
 A name is that of a device, of a group (all its devices), or `*`: every device. The coordinator is no device
-and is meant only where it is named.
+and is meant only where it is named, the broker only by `crashes`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from firmware_profiles.errors import UserError
 from firmware_profiles.fit import nearest
 
 EVERY_DEVICE = "*"
+BROKER = "broker"
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Names = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=10_000)]
@@ -104,7 +105,7 @@ class Crash(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         at_s, back_s: killed at, started again at.
-        device: a device, or coordinator.
+        device: a device, coordinator or broker.
     """
 
     at_s: Seconds
@@ -165,11 +166,14 @@ def check_names(faults: Faults, members: Members) -> None:
     for place, names in lists.items():
         for name in names:
             _check(name, f"{place}.devices", members, also_coordinator=False)
+    mortals = {**members, BROKER: (BROKER,)}
     for number, crash in enumerate(faults.crashes):
         place = f"crashes.{number}.device"
-        _check(crash.device, place, members)
-        if members[crash.device] != (crash.device,):
-            raise UserError(f"faults.{place} {crash.device!r} is not one device: name one, or coordinator")
+        _check(crash.device, place, mortals)
+        if mortals[crash.device] != (crash.device,):
+            raise UserError(
+                f"faults.{place} {crash.device!r} is not one device: name one, or coordinator, or broker"
+            )
 
 
 def _check(name: str, place: str, members: Members, *, also_coordinator: bool = True) -> None:

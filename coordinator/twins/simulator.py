@@ -30,7 +30,7 @@ from coordinator.twins.data_shares import measured_after_a_round, split_for
 from coordinator.twins.equipment import Equipment, equip
 from coordinator.twins.fault_driver import drive_faults
 from coordinator.twins.fault_timeline import fault_events
-from coordinator.twins.faults import check_names, members_of
+from coordinator.twins.faults import BROKER, check_names, members_of
 from coordinator.twins.memory_run import MemoryRun, Stored
 from coordinator.twins.network import LinkNetwork
 from coordinator.twins.node_accuracy import NodeAccuracy, windowed_scenario
@@ -150,7 +150,8 @@ class _Simulation:
         self._connection, self._timers, self._coordinator = self._begin_coordinator()
         self._twins = self._make_twins(devices)
         self._nodes = self._watch_nodes()
-        drive_faults(self._clock, fault_events(scenario.faults, members, seed), self._twins, self)
+        events = fault_events(scenario.faults, members, seed)
+        drive_faults(self._clock, events, self._twins, {COORDINATOR: self, BROKER: self._broker})
 
     def run(self, progress: Callable[[Moment], None] | None) -> SimResult:
         scenario, clock = self._scenario, self._clock
@@ -225,7 +226,11 @@ class _Simulation:
                 {(one.device, one.boot_epoch, one.sequence): one.outcome for one in self._state.settled}
             ),
         )
-        connection = self._broker.connect(COORDINATOR)
+        began_s = clock.now_s
+        connection = self._broker.connect(
+            COORDINATOR,  # what `connected` says at a start, `start` says anyway
+            on_connect=lambda: None if clock.now_s == began_s else post(node.connected),
+        )
         self._bus.bus = connection
         again = f"/{life}" if life > 1 else ""
         node = CoordinatorNode(

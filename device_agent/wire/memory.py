@@ -103,6 +103,8 @@ class MemoryBroker:
         self._buses: dict[str, MemoryBus] = {}
         self._receivers: dict[str, list[tuple[MemoryBus, Receive]]] = {}
         self._retained: dict[str, tuple[str, Message]] = {}
+        self._waiting: dict[str, MemoryBus] = {}
+        self._num_crashes = 0
         self._queue: list[_Flight] = []
         self._num_queued = 0
         self._num_published = 0
@@ -157,17 +159,45 @@ class MemoryBroker:
         """
         return self.run_until(math.inf, max_deliveries=max_deliveries)
 
+    def crash(self) -> None:
+        """Break every connection without a will, and forget what was retained, as a killed broker does.
+
+        Who was connected, or tries to meanwhile, is connected when as many `restart` have come.
+        """
+        self._num_crashes += 1
+        for bus in list(self._buses.values()):
+            bus._disconnect(None, "the broker is gone")  # noqa: SLF001 - ours
+            self._waiting[bus.client_id] = bus
+        self._retained.clear()
+
+    def restart(self) -> None:
+        """One reason for being down is gone."""
+        self._num_crashes -= 1
+        if self._num_crashes == 0:
+            waiting, self._waiting = self._waiting, {}
+            for bus in waiting.values():
+                bus.reconnect()
+
     def retained(self, topic: str) -> bytes | None:
         """Return the retained message of a topic."""
         kept = self._retained.get(topic)
         return kept[1].payload if kept else None
 
-    def _attach(self, bus: MemoryBus) -> None:
+    def _attach(self, bus: MemoryBus) -> bool:
+        """Whether it is connected now; else as soon as the broker is there again."""
+        if self._num_crashes:
+            self._waiting[bus.client_id] = bus
+            return False
         older = self._buses.get(bus.client_id)
         if older is not None and older is not bus:
             older.lose_connection("another connection took over the client id")
         self._buses[bus.client_id] = bus
         self._receivers.clear()
+        return True
+
+    def _wait_no_more(self, bus: MemoryBus) -> None:
+        if self._waiting.get(bus.client_id) is bus:
+            del self._waiting[bus.client_id]
 
     def _detach(self, bus: MemoryBus, will: Will | None) -> None:
         if self._buses.get(bus.client_id) is bus:
@@ -306,9 +336,8 @@ class MemoryBus:
 
     def reconnect(self) -> None:
         """Come back after `lose_connection`: subscriptions hold, retained messages arrive again."""
-        if self.connected:
+        if self.connected or not self._broker._attach(self):  # noqa: SLF001 - its broker
             return
-        self._broker._attach(self)  # noqa: SLF001 - its broker
         self.connected = True
         self.session += 1
         for pattern, receive in list(self.subscriptions):
@@ -318,6 +347,7 @@ class MemoryBus:
 
     def _disconnect(self, will: Will | None, reason: str) -> None:
         if not self.connected:
+            self._broker._wait_no_more(self)  # noqa: SLF001 - its broker
             return
         self.connected = False
         self._broker._detach(self, will)  # noqa: SLF001 - its broker

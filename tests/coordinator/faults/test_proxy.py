@@ -305,6 +305,11 @@ def test_a_crash_is_a_kill_and_the_process_comes_back_when_it_should(start, supe
     assert supervisor.num_restarts("dev-1") == 1
 
 
+def test_a_broker_that_somebody_else_started_is_not_to_crash(start):
+    with pytest.raises(UserError, match="started by somebody else"):
+        start("mqtt://127.0.0.1:9", crashes=(Crash(at_s=0, back_s=1, device="broker"),))
+
+
 def test_crashes_are_no_failures(start, supervisor, tmp_path):
     supervisor.start("dev-1", ["sleep", "60"], log_path=tmp_path / "log", agent=True)
     for number in range(1, 4):

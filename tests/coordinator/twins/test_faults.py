@@ -306,6 +306,20 @@ def test_a_crashed_coordinator_goes_on_and_no_update_is_lost_or_counted_twice(ma
     assert result == simulate(make_scenario("rounds=3", crash))
 
 
+def test_a_broker_that_was_restarted_has_its_clients_back_and_no_update_is_lost(make_scenario):
+    """Down while both devices finish: their updates wait, and count once when it is back."""
+    result = simulate(make_scenario("faults.crashes=[{at_s: 3, back_s: 12, device: broker}]"))
+    assert [(device.updates, device.steps) for device in result.devices] == [(2, 10), (2, 10)]
+    assert (result.updates_expired, result.updates_refused) == (0, 0)
+    assert 12.0 <= result.accuracy_curve[1][0] < 15.0
+
+
+def test_a_coordinator_that_comes_while_the_broker_is_down_waits_for_it(make_scenario):
+    crashes = "{at_s: 2, back_s: 12, device: broker}, {at_s: 3, back_s: 5, device: coordinator}"
+    result = simulate(make_scenario(f"faults.crashes=[{crashes}, {{at_s: 4, back_s: 6, device: one-1}}]"))
+    assert [device.updates for device in result.devices] == [2, 2]
+
+
 def test_everything_may_crash_at_once_and_again(make_scenario):
     crashes = ", ".join(
         f"{{at_s: {at_s}, back_s: {at_s + 4}, device: {device}}}"
