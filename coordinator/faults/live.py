@@ -63,8 +63,8 @@ class LiveFaults:
         seed: of losses, jitter and churn.
 
     Raises:
-        UserError: the broker's address has TLS, or a broker is to crash that is not ours; or a schedule cannot
-            be used.
+        UserError: the broker's address has TLS, a broker that is not ours is to crash, or a schedule is
+            unusable.
     """
 
     def __init__(

@@ -317,7 +317,9 @@ def test_a_broker_that_was_restarted_has_its_clients_back_and_no_update_is_lost(
 def test_a_coordinator_that_comes_while_the_broker_is_down_waits_for_it(make_scenario):
     crashes = "{at_s: 2, back_s: 12, device: broker}, {at_s: 3, back_s: 5, device: coordinator}"
     result = simulate(make_scenario(f"faults.crashes=[{crashes}, {{at_s: 4, back_s: 6, device: one-1}}]"))
-    assert [device.updates for device in result.devices] == [2, 2]
+    assert min(device.updates for device in result.devices) == 2
+    assert (result.updates_expired, result.updates_refused) == (0, 0)
+    assert result.accuracy_curve[1][0] >= 12.0
 
 
 def test_everything_may_crash_at_once_and_again(make_scenario):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from device_agent.wire.chunks import CHUNK_BYTES, Downloads, Failed, Finished, Request, num_chunks, serve
 from device_agent.wire.codec import MAX_MESSAGE_BYTES, digest_of, encode
-from device_agent.wire.messages import Chunk, ChunkRequest, Envelope
+from device_agent.wire.messages import SCHEMA_VERSION, Chunk, ChunkRequest, Envelope
 from device_agent.wire.partial import PartialFolder
 
 CONTENT = random.Random(3).randbytes(3 * CHUNK_BYTES + 100)  # four chunks
@@ -231,9 +231,9 @@ def test_a_request_beyond_the_end_is_answered_with_gone():
 
 def test_a_full_chunk_fits_into_a_message():
     body = serve(lookup, ChunkRequest(digest=DIGEST, index=0))
-    assert len(encode(Envelope(schema=1, run="r", sender="a", boot_epoch=1, sequence=1, body=body))) < (
-        MAX_MESSAGE_BYTES
-    )
+    assert len(
+        encode(Envelope(schema=SCHEMA_VERSION, run="r", sender="a", boot_epoch=1, sequence=1, body=body))
+    ) < (MAX_MESSAGE_BYTES)
 
 
 @settings(deadline=None, max_examples=60)

@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_agent.wire.dedupe import SeenMessages
-from device_agent.wire.messages import Ack, Envelope
+from device_agent.wire.messages import SCHEMA_VERSION, Ack, Envelope
 
 BODY = Ack(boot_epoch=0, sequence=0, outcome="applied")
 
 
 def message(sequence, boot_epoch=1, sender="a"):
-    return Envelope(schema=1, run="r", sender=sender, boot_epoch=boot_epoch, sequence=sequence, body=BODY)
+    return Envelope(
+        schema=SCHEMA_VERSION, run="r", sender=sender, boot_epoch=boot_epoch, sequence=sequence, body=BODY
+    )
 
 
 def first_time(seen, envelope):

@@ -13,7 +13,7 @@ from device_agent.outbox import Outbox
 from device_agent.wire.chunks import CHUNK_BYTES, Downloads, Finished, Request, serve
 from device_agent.wire.codec import decode, digest_of, encode
 from device_agent.wire.dedupe import SeenMessages
-from device_agent.wire.messages import Ack, ChunkRequest, Decline, Envelope
+from device_agent.wire.messages import SCHEMA_VERSION, Ack, ChunkRequest, Decline, Envelope
 from device_agent.wire.mqtt import MqttBus
 from device_agent.wire.mqtt_options import MqttOptions
 from device_agent.wire.partial import PartialFolder
@@ -53,7 +53,13 @@ class Loop:
 
 def coordinator_envelope(body, sequence):
     return Envelope(
-        schema=1, run="run-1", sender="coordinator", boot_epoch=1, sequence=sequence, body=body, age_ms=0
+        schema=SCHEMA_VERSION,
+        run="run-1",
+        sender="coordinator",
+        boot_epoch=1,
+        sequence=sequence,
+        body=body,
+        age_ms=0,
     )
 
 
@@ -116,7 +122,13 @@ def hold(loop, content, served, stop):
             served.append(event.body.index)
             chunk = serve({digest_of(content): content}.get, event.body)
             envelope = Envelope(
-                schema=1, run="run-1", sender="pi-1", boot_epoch=1, sequence=count, body=chunk, age_ms=0
+                schema=SCHEMA_VERSION,
+                run="run-1",
+                sender="pi-1",
+                boot_epoch=1,
+                sequence=count,
+                body=chunk,
+                age_ms=0,
             )
             loop.bus.publish(UP_BULK, encode(envelope))
 

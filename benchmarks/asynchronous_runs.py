@@ -1,0 +1,103 @@
+"""Runs of the study of asynchronous learning: methods x seeds of a scenario, kept and not repeated."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.comparing.compare import Watch, compare
+from coordinator.comparing.curves import Curve
+from coordinator.comparing.runs import Now
+from coordinator.comparing.summary import RunOutcome, Runs
+
+SCENARIOS = Path(__file__).resolve().parent.parent / "examples" / "scenarios"
+
+TUNING_SEED = 100
+"""Settings are chosen on this seed, and none is reported on it."""
+
+NUM_SMOOTHED = 3
+"""Points of a curve whose mean is read: a single look is noisy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One scenario of the study.
+
+    Attributes:
+        name: of the scenario as it is run. file: of `examples/scenarios`.
+        methods: name -> keys that it changes. overrides: `key=value` over file and method.
+    """
+
+    name: str
+    file: str
+    methods: Mapping[str, Mapping[str, Any]]
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where and how much is run.
+
+    Attributes:
+        out: folder of results. num_workers: processes at a time. data: `key=value` of the data set.
+        seeds: reported.
+    """
+
+    out: Path
+    num_workers: int
+    data: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def run_cell(cell: Cell, bench: Bench, seeds: Sequence[int] | None = None) -> Runs:
+    """Run what is missing of a cell; method -> seed -> outcome."""
+    results = compare(
+        [SCENARIOS / cell.file],
+        methods=cell.methods,
+        seeds=bench.seeds if seeds is None else seeds,
+        overrides=(*bench.data, *cell.overrides, f"name={json.dumps(cell.name)}"),
+        out=bench.out,
+        num_workers=bench.num_workers,
+        watch=Watch(now=_tell),
+    )
+    for text in (*results.complaints, *(f"{one.run}: {one.reason}" for one in results.failures)):
+        print(text, file=sys.stderr)
+    return results.outcomes[cell.name]
+
+
+def _tell(now: Now) -> None:
+    if now.finished is not None:
+        end = now.reason or f"{now.wall_s:.0f} s"
+        print(f"{now.finished}: {end}; {len(now.waiting) + len(now.running)} to go", file=sys.stderr)
+
+
+def node_curve(outcome: RunOutcome) -> Curve:
+    """Virtual seconds and mean accuracy of the devices' own models."""
+    return [(time_s, mean) for time_s, mean, _ in outcome.node_accuracy_curve]
+
+
+def read_at(curve: Curve, time_s: float) -> float:
+    """Mean of the last NUM_SMOOTHED points up to a time; NaN before the first.
+
+    Args:
+        curve: (virtual seconds, accuracy 0..1), in order.
+        time_s: virtual seconds.
+    """
+    seen = [accuracy for at_s, accuracy in curve if at_s <= time_s + 1e-6]
+    return statistics.fmean(seen[-NUM_SMOOTHED:]) if seen else float("nan")
+
+
+def seconds_until(curve: Curve, target: float) -> float | None:
+    """When the reading of `read_at` first is a target; None: never."""
+    return next((at_s for at_s, _ in curve if read_at(curve, at_s) >= target), None)
+
+
+def paired_mean(values: Mapping[int, float], others: Mapping[int, float]) -> float:
+    """Mean difference over the seeds that both have; NaN without any."""
+    pairs = [values[seed] - others[seed] for seed in values if seed in others]
+    return statistics.fmean(pairs) if pairs else float("nan")
