@@ -14,7 +14,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +31,6 @@ from models.step import training_step
 from models.subnet import Array, DropoutVector
 from models.subnet_settings import SubnetSettings
 from models.widths import WidthPlan
-
-if TYPE_CHECKING:
-    from dse.warm import WarmStart
 
 _EVALUATION_BATCH = 250
 _NUM_CALIBRATION = 500
@@ -87,6 +83,23 @@ def make_bench(
         )
     inputs, labels = train.batch(order[num_left:])
     return Bench(graph, plan, engine, initial, train.take(order[:num_left]), inputs, labels, settings)
+
+
+@dataclass(frozen=True, eq=False)
+class WarmStart:
+    """A network that has learned a little.
+
+    Attributes:
+        weights: float32, never changed.
+        accuracy: on the held-out samples, a fraction.
+        stage: index of its stage.
+        repeat: which of the independent trainings it comes from.
+    """
+
+    weights: Mapping[str, Array]
+    accuracy: float
+    stage: int
+    repeat: int
 
 
 def gain(bench: Bench, start: WarmStart, vector: DropoutVector) -> float:

@@ -13,12 +13,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dse.costs import Price, Pricing
-from dse.objectives import Bench, gain, make_bench
+from dse.objectives import Bench, WarmStart, gain, make_bench
 from dse.samplers import SamplerName
 from dse.search import Question, SearchOptions
 from dse.settings import SearchSettings
 from dse.study import open_study
-from dse.warm import WarmStart, checksum, warm_starts
+from dse.warm import checksum, warm_starts
 from firmware_profiles.errors import UserError
 from firmware_profiles.state import default_state
 from models.data.dataset import DataSplit, load_data, match

@@ -14,33 +14,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from dse.objectives import Bench, fleet_round, held_out_accuracy, seed_of
+from dse.objectives import Bench, WarmStart, fleet_round, held_out_accuracy, seed_of
 from firmware_profiles.errors import PeerError, UserError
 from models.subnet import Array, DropoutVector, uniform_vector
 from models.weights import check_against, digest, load, save
 
 WARM_FRACTIONS = (0.35, 0.5, 0.75, 1.0)
 """Uniform keep fractions of warm training, drawn evenly for each mini-batch."""
-
-
-@dataclass(frozen=True, eq=False)
-class WarmStart:
-    """A network that has learned a little.
-
-    Attributes:
-        weights: float32, never changed.
-        accuracy: on the held-out samples, a fraction.
-        stage: index of its stage.
-        repeat: which of the independent trainings it comes from.
-    """
-
-    weights: Mapping[str, Array]
-    accuracy: float
-    stage: int
-    repeat: int
 
 
 def warm_starts(
