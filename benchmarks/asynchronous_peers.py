@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
 PUBLIC = ("ad-psgd", "swift", "epidemic")
 """Algorithms of others that `dsgd` is to be as good as."""
 
-RATES = (0.1, 0.2, 0.4)
+RATES = (0.1, 0.2, 0.4, 0.8)
 """Learning rates that every method is tried with."""
 
 UNTIL_S = 200.0

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.comparing.compare import Watch, compare
-from coordinator.comparing.curves import Curve
 from coordinator.comparing.runs import Now
 from coordinator.comparing.summary import RunOutcome, Runs
+
+Curve = Sequence[tuple[float, float]]
+"""(virtual seconds, accuracy 0..1), in order."""
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "examples" / "scenarios"
 
@@ -45,13 +47,14 @@ class Bench:
 
     Attributes:
         out: folder of results. num_workers: processes at a time. data: `key=value` of the data set.
-        seeds: reported.
+        seeds: reported. vm_traces: recorded availability, None: the generator.
     """
 
     out: Path
     num_workers: int
     data: tuple[str, ...]
     seeds: tuple[int, ...]
+    vm_traces: Path | None = None
 
 
 def run_cell(cell: Cell, bench: Bench, seeds: Sequence[int] | None = None) -> Runs:
@@ -85,7 +88,7 @@ def read_at(curve: Curve, time_s: float) -> float:
     """Mean of the last NUM_SMOOTHED points up to a time; NaN before the first.
 
     Args:
-        curve: (virtual seconds, accuracy 0..1), in order.
+        curve: of a run.
         time_s: virtual seconds.
     """
     seen = [accuracy for at_s, accuracy in curve if at_s <= time_s + 1e-6]

@@ -33,10 +33,14 @@ LENGTHS = (64, 128, 256, 512)
 """Barriers of a run whose step falls with its length."""
 
 STEPS = (0.02, 0.04, 0.08, 0.16)
+SMALL_STEPS = (0.002, 0.004, 0.008)
+"""Far below the spectral gap, as the theory wants it for its orders."""
+
 RINGS = (8, 11, 16, 22)
 AGES = (0, 1, 2, 4)
 """Barriers that a gradient is late."""
 
+NUM_BARRIERS = 300
 SAMPLE_S = 1.0
 OPTIMUM = 3.0
 """Of every entry; devices refuse weights that are far larger than their own, so these are not around 0."""
@@ -108,7 +112,7 @@ def noise_over_step() -> Slope:
     num_devices, points = 8, []
     for step in STEPS:
         measured = _floor(_run(ring(num_devices), step, noise=1.0, num_barriers=_settled(step)))
-        points.append((step, measured, delayed_noise(step, 0.0) / num_devices))
+        points.append((step, measured, plain_noise(step) / num_devices))
     return Slope(name="floor of the mean over step", points=tuple(points))
 
 
@@ -120,20 +124,17 @@ def noise_over_age(step: float = 0.15) -> Slope:
     """
     points = []
     for age in AGES:
-        num_devices = 4 * (age + 1)
-        own_step = step * (age + 1)
-        seen = _run(full(num_devices), own_step, noise=1.0, num_barriers=400, compute_s=age + 0.5)
-        # A device hears of the others' gradients one exchange later than of its own.
-        delay = age + (num_devices - 1) / num_devices * 0.5
-        points.append((age + 1.0, _floor(seen), delayed_noise(step, delay) / 4))
+        graph, own_step = full(2 * (age + 1)), step * (age + 1)
+        seen = _run(graph, own_step, noise=1.0, num_barriers=NUM_BARRIERS, age=age)
+        points.append((age + 1.0, _floor(seen), _floor(recursion(len(graph), own_step, age))))
     return Slope(name="floor of the mean over age + 1", points=tuple(points))
 
 
 def distance_over_step() -> Slope:
     """Squared error of a device in the end, over the constant step, without noise."""
-    graph = ring(16)
+    graph = ring(11)
     points = []
-    for step in STEPS[:3]:
+    for step in SMALL_STEPS:
         seen = _run(graph, step, noise=0.0, num_barriers=_settled(spectral(graph)), centres=True)
         points.append((step, _distance(seen), lasting_distance(step, spectral(graph))))
     return Slope(name="squared distance of devices over step", points=tuple(points))
@@ -153,23 +154,27 @@ def distance_over_gap(step: float = 0.004) -> Slope:
 # ---------------------------------------------------------------- what theory says
 
 
-def delayed_noise(step: float, delay: float) -> float:
-    """Stationary variance of x(t+1) = x(t) - step (x(t - delay) + noise of variance 1).
+def plain_noise(step: float) -> float:
+    """Stationary variance of x <- x - step (x + noise of variance 1)."""
+    return step / (2.0 - step)
 
-    Args:
-        step: such that it is stable: step * delay below about 1.5.
-        delay: barriers; between two whole numbers the value is interpolated.
+
+def recursion(num_devices: int, step: float, age: int, num_barriers: int = 1000) -> list[Vector]:
+    """The algorithm as algebra, [devices, NUM_ENTRIES] at each barrier: X <- W (X - step * G), W = 1/n.
+
+    Devices begin in turn, as in `_run`; a row of G is there once in `age` + 1 barriers, of weights as old.
     """
-    low = int(delay)
-    share = delay - low
-    return (1 - share) * _whole_delay_noise(step, low) + share * _whole_delay_noise(step, low + 1)
-
-
-def _whole_delay_noise(step: float, delay: int, num_terms: int = 4000) -> float:
-    response = [0.0] * delay + [1.0]
-    for _ in range(num_terms):
-        response.append(response[-1] - step * response[-1 - delay])
-    return step**2 * float(np.sum(np.square(response)))
+    rng = np.random.default_rng(1)
+    weights = np.zeros((num_devices, NUM_ENTRIES))
+    begun = weights.copy()
+    places, seen = np.arange(num_devices), []
+    for barrier in range(num_barriers):
+        ready = (barrier - places) % (age + 1) == 0
+        weights[ready] -= step * (begun[ready] + rng.normal(size=(int(ready.sum()), NUM_ENTRIES)))
+        begun[ready] = weights[ready]
+        weights = np.broadcast_to(weights.mean(axis=0), weights.shape).copy()
+        seen.append(weights)
+    return seen
 
 
 def lasting_distance(step: float, gap: float) -> float:
@@ -206,11 +211,15 @@ def _run(
     *,
     noise: float,
     num_barriers: int,
-    compute_s: float = 0.5,
+    age: int = 0,
     start: float = 0.0,
     centres: bool = False,
 ) -> list[Vector]:
     """Weights of all devices less the optimum, [devices, NUM_ENTRIES], at each barrier."""
+
+    def compute_s(device: int, num_begun: int) -> float:
+        return age + 0.5 + (device % (age + 1) if num_begun == 0 else 0)  # they begin in turn
+
     sessions = Sessions(
         graph,
         PeerSettings(barrier_s=SAMPLE_S, window=10**6, max_age_s=5.0),

@@ -39,18 +39,21 @@ Vector = NDArray[np.float32]
 Gradient = Callable[[int, Vector], Vector]
 """(device, its weights float32 [NUM_ENTRIES]) -> what a step subtracts."""
 
+Seconds = Callable[[int, int], float]
+"""(device, gradients it has begun) -> virtual seconds that the next one takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
     """What the sessions live in.
 
     Attributes:
-        gradient: times the step size. compute_s: virtual seconds that one takes.
+        gradient: times the step size. compute_s: how long one takes.
         latency_s: of a message. loss_fraction: of messages that are gone. seed: of loss and phases.
     """
 
     gradient: Gradient
-    compute_s: float
+    compute_s: Seconds
     latency_s: float = 0.01
     loss_fraction: float = 0.0
     seed: int = 0
@@ -155,6 +158,7 @@ class Sessions:
         self._at(self.now_s + effect.delay_s, ring)
 
     def _start(self, number: int, effect: StartJob) -> None:
+        seconds = self._world.compute_s(number, self._jobs[number])
         self._jobs[number] += 1
         job, before = self._jobs[number], effect.job.weights
         step = self._world.gradient(number, _flat(before))
@@ -169,7 +173,7 @@ class Sessions:
             result = TrainingResult(num_samples=1, vectors=[(NUM_HIDDEN,)], step_vectors=[0], delta=delta)
             self._do(number, self._sessions[number].on_unit_done(self.now_s, result, 0.0))
 
-        self._at(self.now_s + self._world.compute_s, done)
+        self._at(self.now_s + seconds, done)
 
     def _at(self, time_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time_s, next(self._order), action))
