@@ -22,8 +22,8 @@ SCENARIOS = Path(__file__).resolve().parent.parent / "examples" / "scenarios"
 TUNING_SEED = 100
 """Settings are chosen on this seed, and none is reported on it."""
 
-NUM_SMOOTHED = 3
-"""Points of a curve whose mean is read: a single look is noisy."""
+LOOK_BACK_S = 50.0
+"""A curve is read as its mean over so many virtual seconds: a single look is noisy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +46,18 @@ class Bench:
     """Where and how much is run.
 
     Attributes:
-        out: folder of results. num_workers: processes at a time. data: `key=value` of the data set.
+        out: folder of results. num_workers: processes at a time; None: the cores.
+        data: `key=value` of the data set.
         seeds: reported. vm_traces: recorded availability, None: the generator.
+        methods: without a server, of all that there are; none: all.
     """
 
     out: Path
-    num_workers: int
+    num_workers: int | None
     data: tuple[str, ...]
     seeds: tuple[int, ...]
     vm_traces: Path | None = None
+    methods: tuple[str, ...] = ()
 
 
 def run_cell(cell: Cell, bench: Bench, seeds: Sequence[int] | None = None) -> Runs:
@@ -84,20 +87,24 @@ def node_curve(outcome: RunOutcome) -> Curve:
     return [(time_s, mean) for time_s, mean, _ in outcome.node_accuracy_curve]
 
 
-def read_at(curve: Curve, time_s: float) -> float:
-    """Mean of the last NUM_SMOOTHED points up to a time; NaN before the first.
+def read_at(curve: Curve, time_s: float, look_back_s: float = LOOK_BACK_S) -> float:
+    """Mean of the points of the last `look_back_s` up to a time, at least the newest; NaN before the first.
 
     Args:
         curve: of a run.
-        time_s: virtual seconds.
+        time_s: virtual seconds; beyond the last point it is that one's time.
+        look_back_s: virtual seconds.
     """
-    seen = [accuracy for at_s, accuracy in curve if at_s <= time_s + 1e-6]
-    return statistics.fmean(seen[-NUM_SMOOTHED:]) if seen else float("nan")
+    seen = [(at_s, accuracy) for at_s, accuracy in curve if at_s <= time_s + 1e-6]
+    if not seen:
+        return float("nan")
+    newest_s = seen[-1][0]
+    return statistics.fmean(accuracy for at_s, accuracy in seen if at_s > newest_s - look_back_s)
 
 
-def seconds_until(curve: Curve, target: float) -> float | None:
+def seconds_until(curve: Curve, target: float, look_back_s: float = LOOK_BACK_S) -> float | None:
     """When the reading of `read_at` first is a target; None: never."""
-    return next((at_s for at_s, _ in curve if read_at(curve, at_s) >= target), None)
+    return next((at_s for at_s, _ in curve if read_at(curve, at_s, look_back_s) >= target), None)
 
 
 def paired_mean(values: Mapping[int, float], others: Mapping[int, float]) -> float:

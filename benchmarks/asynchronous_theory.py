@@ -3,22 +3,22 @@
 Device i minimises |x - c_i|^2 / 2 with noisy gradients; the fleet's optimum is the mean of the c_i. Of that
 problem the theory gives numbers, not only orders:
 
-- the mean of the devices moves as one SGD does, whatever the links: with steps of c / sqrt(T) its mean squared
-  gradient falls as T^-1/2;
+- the mean of the devices moves as one SGD does, whatever the links: with steps of c / sqrt(T) its mean
+  squared gradient falls as T^-1/2;
 - with a constant step the noise leaves a floor that grows with the step and with the gradients' age;
 - with data that differs most along the graph's slowest mode, devices stay apart by step / spectral gap, so
   that the squared error of a device grows with the step's square and falls with the gap's.
 
 References:
-    Lian et al., "Asynchronous Decentralized Parallel Stochastic Gradient Descent", ICML 2018, arXiv 1710.06952;
-    Koloskova et al., "A Unified Theory of Decentralized SGD", ICML 2020, arXiv 2003.10422: rates and floors.
+    Lian et al., Asynchronous Decentralized Parallel Stochastic Gradient Descent, ICML 2018, arXiv 1710.06952;
+    Koloskova et al., A Unified Theory of Decentralized SGD, ICML 2020, arXiv 2003.10422: rates and floors.
     The values here are those of the linear recursion of this problem itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,13 @@ def fit_slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 def report_theory() -> Report:
     """Measure all slopes."""
     report = Report("asynchronous")
-    for slope in (error_over_time(), noise_over_step(), noise_over_age(), distance_over_step(), distance_over_gap()):
+    for slope in (
+        error_over_time(),
+        noise_over_step(),
+        noise_over_age(),
+        distance_over_step(),
+        distance_over_gap(),
+    ):
         for x, measured, expected in slope.points:
             report.rows.append({"slope": slope.name, "x": x, "measured": measured, "theory": expected})
         away = abs(slope.measured - slope.expected)
@@ -119,8 +125,8 @@ def noise_over_step() -> Slope:
 def noise_over_age(step: float = 0.15) -> Slope:
     """Squared error of the fleet's mean in the end, over the age of gradients.
 
-    Fleets grow with the age, and so does a device's step: all make as many gradients a barrier, which move the
-    mean as far. Only their age differs.
+    Fleets grow with the age, and so does a device's step: all make as many gradients a barrier, which move
+    the mean as far. Only their age differs.
     """
     points = []
     for age in AGES:
@@ -223,7 +229,7 @@ def _run(
     sessions = Sessions(
         graph,
         PeerSettings(barrier_s=SAMPLE_S, window=10**6, max_age_s=5.0),
-        World(gradient=_gradient(len(graph), step, noise, centres), compute_s=compute_s),
+        World(gradient=_gradient(len(graph), step, noise, centres=centres), compute_s=compute_s),
         np.full(NUM_ENTRIES, OPTIMUM + start, np.float32),
     )
     seen = []
@@ -233,10 +239,12 @@ def _run(
     return seen
 
 
-def _gradient(num_devices: int, step: float, noise: float, centres: bool) -> Gradient:
+def _gradient(num_devices: int, step: float, noise: float, *, centres: bool) -> Gradient:
     rng = np.random.default_rng(0)
     # Each entry has its own phase on the ring, so that every device is at every place of the mode.
-    angles = 2 * math.pi * (np.arange(num_devices)[:, None] / num_devices + np.arange(NUM_ENTRIES) / NUM_ENTRIES)
+    angles = (
+        2 * math.pi * (np.arange(num_devices)[:, None] / num_devices + np.arange(NUM_ENTRIES) / NUM_ENTRIES)
+    )
     places = math.sqrt(2) * np.cos(angles) if centres else np.zeros((num_devices, NUM_ENTRIES))
 
     def gradient(device: int, weights: Vector) -> Vector:

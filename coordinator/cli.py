@@ -135,8 +135,8 @@ def up(
     _round_seconds(round_seconds)  # the coordinator reads these; a mistake is told before it is started
     read_optimizer(optimizer)
     read_compression(compression)
-    read_topology(topology)
-    resolve_method(strategy)
+    peers = {} if barrier_seconds is None else {"barrier_s": barrier_seconds}
+    resolve_method(strategy, peers=peers, topology=read_topology(topology))
     report = run_up(
         UpConfig(
             devices=devices,

@@ -13,7 +13,16 @@ from typing import ClassVar
 
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished
 from coordinator.intake import Intake
-from coordinator.orders import Device, RunConfig, admit, make_order, make_run, num_batches, settle_rollout
+from coordinator.orders import (
+    ORDER_BITS,
+    Device,
+    RunConfig,
+    admit,
+    make_order,
+    make_run,
+    num_batches,
+    settle_rollout,
+)
 from coordinator.peering import Assignment
 from coordinator.strategies.strategy import CoordinatorStrategy
 from coordinator.updates import Wanted, acknowledge
@@ -302,7 +311,7 @@ class FleetCore(ABC):
         device = self.devices[device_id]
         if device.order is None:
             self.num_orders += 1
-            device.order, device.answered = (self.boot_epoch << 24) + self.num_orders, False
+            device.give((self.boot_epoch << ORDER_BITS) + self.num_orders)
             device.table_due = None
         return Send(
             to=device_id,
@@ -330,6 +339,7 @@ class FleetCore(ABC):
     def _wanted(self) -> Wanted:
         return Wanted(
             run=self.config.run,
+            boot_epoch=self.boot_epoch,
             is_open=self.state == "open",
             is_over=self.state in ("evaluating", "finished"),
             version=self.version,

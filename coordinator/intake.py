@@ -136,8 +136,7 @@ class Intake:
         )
         if found is not None:
             return self._turn_away(envelope, update, device, wanted, *found)
-        device.folded_orders.append(update.order)
-        device.answer(update.order)
+        device.fold(update.order)
         staleness = wanted.version - (envelope.base_version or 0)
         self.pending[key] = replace(settle(envelope, update, "applied"), staleness=staleness)
         details = {"round": update.round, "batches": len(update.step_vectors), "staleness": staleness}

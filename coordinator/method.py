@@ -65,9 +65,15 @@ def resolve_method(
         )
     if preset.peers is not None and asynchrony is not None:
         raise UserError(f"strategy {strategy} goes by barriers of its devices: leave asynchrony out")
+    drawn = _changed("subnets", preset.subnets, subnets or {})
+    if drawn.draw == "importance" and (preset.asynchrony is not None or asynchrony is not None):
+        raise UserError(
+            f"strategy {strategy} draws channels by the weights of one version, and without rounds most "
+            "updates come versions later: leave asynchrony out, or set subnets.draw"
+        )
     return msgspec.structs.replace(
         preset,
-        subnets=_changed("subnets", preset.subnets, subnets or {}),
+        subnets=drawn,
         averages=_changed("averages", preset.averages, averages or {}),
         peers=None if preset.peers is None else _changed("peers", preset.peers, peers or {}),
         topology=_changed("topology", preset.topology, topology or {}),

@@ -13,6 +13,12 @@ MAX_DEVICES = 100_000
 MAX_BATCHES = 50_000
 """Of one order: its update names the vector of each mini-batch and has to fit into one message."""
 
+ORDER_BITS = 24
+"""Of an order's number count the orders of one start of the coordinator; those above are its boot epoch."""
+
+MAX_EARLIER = 64
+"""Updates of a device that count for orders which only an earlier start of the coordinator knows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -57,7 +63,9 @@ class Device:
 
     Attributes:
         order: its order of the open round, None before it has one. answered: by update or decline.
+        given_orders: the latest orders to it.
         folded_orders: the latest orders that an update of its was folded for; one each counts.
+        num_earlier: of those, the ones of an earlier start of the coordinator.
         offered_policy: digest of the policy last sent to it in this life, and since it was last away.
         table_due: rolled out since its order, and it has not said yet what became of it.
         most_batches: of an order to it so far; an update cannot have more.
@@ -67,10 +75,29 @@ class Device:
     online: bool = False
     order: int | None = None
     answered: bool = True
+    given_orders: deque[int] = field(default_factory=lambda: deque(maxlen=64))
     folded_orders: deque[int] = field(default_factory=lambda: deque(maxlen=16))
+    num_earlier: int = 0
     offered_policy: str = ""
     table_due: BlobRef | None = None
     most_batches: int = 0
+
+    def give(self, order: int) -> None:
+        """It gets this order."""
+        self.order, self.answered = order, False
+        self.given_orders.append(order)
+
+    def fold(self, order: int) -> None:
+        """An update for this order counts."""
+        self.folded_orders.append(order)
+        self.num_earlier += order not in self.given_orders
+        self.answer(order)
+
+    def may_have(self, order: int, boot_epoch: int) -> bool:
+        """Whether it may have been given this order: by this start of the coordinator, or an earlier one."""
+        if order in self.given_orders:
+            return True
+        return order >> ORDER_BITS < boot_epoch and self.num_earlier < MAX_EARLIER
 
     def answer(self, order: int) -> None:
         """It has answered this order, by an update or a decline."""

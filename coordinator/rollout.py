@@ -66,6 +66,11 @@ def roll_out(node: CoordinatorNode, learning: Learning, request: Request) -> str
             f"mini-batch (digest {refs[1].digest[:12]})"
         )
     if request.kind == "model":
+        if learning.method.peers is not None:
+            raise UserError(
+                f"devices of strategy {learning.config.strategy} go on from weights of their own, whatever "
+                "model the coordinator has: begin a new run to train another one"
+            )
         try:
             weights = {name: value.copy() for name, value in safetensors.numpy.load(request.content).items()}
         except Exception as error:

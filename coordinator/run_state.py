@@ -191,6 +191,9 @@ def peers_of(database: Database, run: str, offset_s: float = 0.0) -> PeerView | 
 
 
 def _outcome(settled: Settled) -> Outcome:
+    peers = settled.peers
+    if peers is not None and not all(map(math.isfinite, peers.sketch)):
+        peers = msgspec.structs.replace(peers, sketch=())  # JSON has no NaN, and not every database takes it
     return Outcome(
         update=UpdateId(settled.device, settled.boot_epoch, settled.sequence),
         outcome=settled.outcome,
@@ -198,7 +201,5 @@ def _outcome(settled: Settled) -> Outcome:
         macs=settled.macs,
         vectors=settled.vectors,
         staleness=settled.staleness,
-        peers=None
-        if settled.peers is None
-        else {"round": settled.round, **msgspec.to_builtins(settled.peers)},
+        peers=None if peers is None else {"round": settled.round, **msgspec.to_builtins(peers)},
     )

@@ -38,7 +38,7 @@ class Patience:
         coming_up_s: a child that says in its log what is wrong within this time of its first start would
             say so again: we give up at once.
         num_fast_failures: fast failures in a row after which we give up.
-        grace_s: between SIGTERM and SIGKILL.
+        grace_s: between SIGTERM and SIGKILL: one of low priority gets little of a busy machine to end in.
     """
 
     first_wait_s: float = 0.25
@@ -46,7 +46,7 @@ class Patience:
     healthy_s: float = 10.0
     coming_up_s: float = 60.0
     num_fast_failures: int = 6
-    grace_s: float = 8.0
+    grace_s: float = 20.0
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ class Wanted:
     """Which updates the coordinator can use at this moment.
 
     Attributes:
-        run: id of the run.
+        run: id of the run. boot_epoch: counts the coordinator's starts.
         is_open: whether a round takes updates now. is_over: whether the last round is committed.
         version: the newest version. oldest_base: updates of versions before it were trained on a model
             that has been replaced. max_staleness: versions an update may be late.
@@ -34,6 +34,7 @@ class Wanted:
     """
 
     run: str
+    boot_epoch: int
     is_open: bool
     is_over: bool
     version: int
@@ -69,6 +70,11 @@ def verdict(envelope: Envelope, update: Update, device: Device, wanted: Wanted) 
         (envelope.run != wanted.run, "expired", f"belongs to run {envelope.run}"),
         (wanted.is_over, "expired", "the run is over"),
         (is_repeated, "expired", "another update for the same order counts already"),
+        (
+            not device.may_have(update.order, wanted.boot_epoch),
+            "refused",
+            f"order {update.order} was never given to this device",
+        ),
         (base_version < 0, "refused", "it does not say which version it builds on"),
         (base_version < wanted.oldest_base, "expired", "another model was put in force"),
         (staleness > most_late, "expired", f"{staleness} versions late, at most {most_late} count"),

@@ -334,7 +334,9 @@ class AgentCore:
         if self.state == "reporting":
             self.state = "idle"
         details = {"sequence": ack.sequence, "outcome": ack.outcome, "reason": ack.reason}
-        return [Acknowledged(ack.boot_epoch, ack.sequence), Note("update acknowledged", details=details)]
+        is_refused = ack.outcome == "refused"
+        acknowledged = Acknowledged(ack.boot_epoch, ack.sequence, is_refused)
+        return [acknowledged, Note("update acknowledged", details=details)]
 
     def _on_rollout(self, rollout: Rollout) -> list[Effect]:
         ref = rollout.content

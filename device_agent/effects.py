@@ -111,10 +111,15 @@ class Install:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """The outbox may forget the message (boot_epoch, sequence)."""
+    """The outbox may forget the message (boot_epoch, sequence).
+
+    Attributes:
+        is_refused: it was an update that could not be used.
+    """
 
     boot_epoch: int
     sequence: int
+    is_refused: bool = False
 
 
 @dataclass(frozen=True)

@@ -376,6 +376,8 @@ class AgentNode:
         self._perform(self.core.on_installed(effect.kind, effect.digest, None))
 
     def _acknowledged(self, effect: Acknowledged) -> None:
+        if effect.is_refused:  # else what made it useless would go with each of the next
+            self.residuals.forget()
         self.outbox.acknowledge(effect.boot_epoch, effect.sequence)
 
     def _note(self, effect: Note) -> None:

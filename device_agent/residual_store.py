@@ -61,6 +61,10 @@ class ResidualStore(Protocol):
         """That update is in the outbox. Content that nothing was staged for changes nothing."""
         ...
 
+    def forget(self) -> None:
+        """Feedback begins anew: an update that came of it was refused."""
+        ...
+
 
 class MemoryResiduals:
     """Keeps the residual as long as the process lives: for twins."""
@@ -84,6 +88,10 @@ class MemoryResiduals:
         """That update is in the outbox."""
         if self._staged is not None and self._staged[0] == digest:
             self._in_force, self._staged = self._staged[1:], None
+
+    def forget(self) -> None:
+        """Feedback begins anew."""
+        self._in_force, self._staged = ({}, {}), None
 
 
 class FileResiduals:
@@ -128,7 +136,7 @@ class FileResiduals:
             self._staged = digest
         except OSError as error:
             log.warning("error feedback begins anew: %s cannot be written: %s", self._next, error)
-            self._forget()
+            self.forget()
 
     def commit(self, digest: str) -> None:
         """That update is in the outbox."""
@@ -144,7 +152,13 @@ class FileResiduals:
                 os.close(folder)
         except OSError as error:
             log.warning("error feedback begins anew: %s cannot be written: %s", self._path, error)
-            self._forget()
+            self.forget()
+
+    def forget(self) -> None:
+        """Feedback begins anew."""
+        self._staged = ""
+        _remove(self._next)
+        _remove(self._path)
 
     def _settle(self, is_in_outbox: Callable[[str], bool]) -> None:
         """Finish or undo what a crash left half done."""
@@ -159,11 +173,6 @@ class FileResiduals:
             log.warning("%s cannot be used: %s", self._next, error)
         self._staged = ""
         _remove(self._next)
-
-    def _forget(self) -> None:
-        self._staged = ""
-        _remove(self._next)
-        _remove(self._path)
 
 
 def _remove(path: Path) -> None:

@@ -108,3 +108,29 @@ def test_pip_evaluates_markers_for_the_other_machine(tmp_path):
         ]
         said = subprocess.run(pip, capture_output=True, text=True, check=False).stderr
         assert f"/nowhere/{chosen}-1-py3-none-any.whl" in said
+
+
+def test_the_books_of_a_fleet_show_what_was_lost_and_what_was_applied_twice():
+    from benchmarks.fleet_books import Books
+
+    def books(outcomes, num_updates, num_put, waiting=()):
+        return Books(outcomes, num_updates, frozenset(waiting), num_put, (), ())
+
+    first, second = ("a", 1, 1), ("b", 1, 1)
+    sound = books({first: ("applied", 1)}, {1: 1}, 2, [second])
+    assert (sound.num_lost, sound.num_unexplained(0), sound.num_wrong_versions) == (0, 0, 0)
+    assert books({first: ("applied", 1)}, {1: 1}, 2).num_lost == 1
+    assert books({first: ("applied", 1), second: ("expired", None)}, {1: 1}, 1).num_unexplained(0) == 1
+    assert books({first: ("applied", 1)}, {1: 1, 2: 1}, 1).num_wrong_versions == 1
+
+
+def test_exchanges_that_ended_without_a_beginning_are_seen():
+    from benchmarks.fleet_books import Books
+
+    def report(begun, completed):
+        counts = {"begun": begun, "completed": completed, "taken_back": 0, "one_sided": 0}
+        return {"device": "a", "exchanges": {"b": counts}}
+
+    late = Books({}, {}, frozenset(), 0, (report(2, 1), report(0, 1)), ())
+    assert late.num_overdrawn_pairs() == 0
+    assert Books({}, {}, frozenset(), 0, (report(1, 1), report(0, 1)), ()).num_overdrawn_pairs() == 1

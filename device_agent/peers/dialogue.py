@@ -72,7 +72,8 @@ class Dialogue:
         if envelope.run != self.run:
             raise PeerError(f"it belongs to run {envelope.run}, this device is in {self.run}")
         if isinstance(body, (Settle, Settled)):
-            return True  # perhaps of one who was a neighbour until now
+            # Perhaps of one who was a neighbour until now, but not of a session before: nonces begin anew.
+            return envelope.base_digest == self.bundle_digest
         if not isinstance(body, (Offer, Answer)):
             raise PeerError(f"a neighbour's {type(body).__name__} has no place here")
         if envelope.base_digest != self.bundle_digest:

@@ -36,6 +36,9 @@ GIVE_UP_AGES = 4
 FORGET_AGES = 6
 """How an exchange ended is known for so many `max_age_s`: longer than anybody may ask."""
 
+MAX_ENDED = 10_000
+"""Exchanges of one neighbour whose ends are known at a time; what it asks of older ones is not answered."""
+
 SETTLE_GROWTH = 1.2
 MIN_SETTLE_S = 0.02
 ROUND_TRIPS = 3.0
@@ -330,10 +333,11 @@ class ReciprocalExchanges:
         pending, max_age_s = found.pending, self._settings.max_age_s
         if pending is not None and now_s - pending.answered_s > max_age_s:
             found.pending, found.ended[pending.nonce] = None, (False, now_s)
-        for nonce in [
-            nonce for nonce, (_, ended_s) in found.ended.items() if now_s - ended_s > FORGET_AGES * max_age_s
-        ]:
-            del found.ended[nonce]
+        while found.ended:
+            oldest = next(iter(found.ended))
+            if len(found.ended) <= MAX_ENDED and now_s - found.ended[oldest][1] <= FORGET_AGES * max_age_s:
+                break
+            del found.ended[oldest]
 
     def _count(self, neighbour: str, what: str) -> None:
         old = self.counts.get(neighbour, Exchanges())

@@ -155,7 +155,7 @@ class PeerLink:
                 self.send(Send(to=effect.holder, body=effect.message, run=session.run))
                 continue
             waiting = self._waiting.pop((effect.holder, effect.digest), None)
-            if waiting is None or not isinstance(effect, Finished):
+            if waiting is None or not isinstance(effect, Finished) or waiting.envelope.run != session.run:
                 continue
             envelope = _filled(waiting.envelope, effect.data)
             self._perform(self._core.on_peer_message(now_s, envelope, waiting.age_s(now_s)))

@@ -165,7 +165,7 @@ class PeerSession:
         if key == BEGIN:
             return self._on_begin(now_s)
         if key == BARRIER:
-            return self._on_barrier(now_s)
+            return [*self._pass_barrier(now_s), *self._barrier_timer(now_s)]
         if key == UNIT:
             self._is_held_back = False
             return self._start_unit(now_s)
@@ -183,9 +183,6 @@ class PeerSession:
         self.window.began_s = self._barrier_s = now_s
         effects = [*self._start_unit(now_s), *self._report_timer(now_s)]
         return [*effects, *self._barrier_timer(now_s)] if self.settings.pace == "barrier" else effects
-
-    def _on_barrier(self, now_s: float) -> list[Effect]:
-        return [*self._pass_barrier(now_s), *self._barrier_timer(now_s)]
 
     def _pass_barrier(self, now_s: float) -> list[Effect]:
         self.dialogue.step += 1
@@ -277,7 +274,11 @@ class PeerSession:
         effects += self.dialogue.offer_to(now_s, drawn)
         held, self._held_offers = self._held_offers, {}
         for envelope, sent_s in held.values():
-            effects += self._on_offer(now_s, envelope, now_s - sent_s)
+            try:
+                effects += self._on_offer(now_s, envelope, now_s - sent_s)
+            except PeerError as error:  # noqa: PERF203 - as each would have been when it came
+                details = {"neighbour": envelope.sender, "reason": str(error)[:500]}
+                effects.append(Note("held offer refused", details=details))
         return [*effects, *self._go_on(now_s), *self._tick(now_s)]
 
     @property

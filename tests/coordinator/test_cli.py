@@ -150,6 +150,8 @@ def test_no_command_at_all_shows_the_help(monkeypatch, capsys):
     [
         (["coordinator", "run", "--strategy", "telepathy"], "strategy 'telepathy' is unknown"),
         (["up", "--strategy", "distreall"], 'did you mean "distreal"'),
+        (["up", "--strategy", "full", "--topology", "ring"], "full has no exchange between devices"),
+        (["up", "--strategy", "async", "--barrier-seconds", "1"], "async has no exchange between devices"),
         (["coordinator", "run", "--model", "cnn-29"], "did you mean cnn-28"),
         (["coordinator", "run", "--data", "nowhere.npz"], "nowhere.npz"),
         (["coordinator", "run", "--table", "nowhere.yaml"], "nowhere.yaml"),

@@ -227,8 +227,9 @@ def test_single_fields_of_an_exchange_can_be_replaced():
         ("dsgd", {"topology": {"kind": "star"}}, "topology: Invalid enum value 'star'"),
         ("full", {"peers": {"window": 2}}, "full has no exchange between devices"),
         ("distreal", {"topology": {"kind": "ring"}}, "choose one of dsgd, dsgd-discard"),
+        ("fiarse", {"asynchrony": {}}, "draws channels by the weights of one version"),
     ],
 )
-def test_what_does_not_fit_an_exchange_is_refused(strategy, changes, told):
+def test_what_does_not_fit_a_method_is_refused(strategy, changes, told):
     with pytest.raises(UserError, match=told):
         resolve_method(strategy, **changes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import safetensors.numpy
 from coordinator.control import Request
 from coordinator.rollout import MAX_BYTES, keep, read_rollout, restore, roll_out
 from coordinator.settings import Learning, LearningConfig
+from coordinator.strategies.presets import PRESETS
 from firmware_profiles.errors import EdgetideError, UserError, WorldError
 from models.data.dataset import DataSplit
 from models.table import dump_table
@@ -114,6 +116,13 @@ def test_a_models_batch_norm_statistics_are_left_aside(world):
     weights = {**world.weights, "norm.mean": np.zeros(8, np.float32)}
     rolled_out(world, "model", model_file(weights))
     assert set(world.node.core.weights) == set(world.weights)
+
+
+def test_a_model_for_devices_that_keep_weights_of_their_own_is_refused(world):
+    learning = replace(learning_of(world), method=PRESETS["dsgd"])
+    with pytest.raises(UserError, match="begin a new run"):
+        roll_out(world.node, learning, Request("model", model_file(world.weights)))
+    assert world.node.core.version == 0
 
 
 # ---------------------------------------------------------------- what does not

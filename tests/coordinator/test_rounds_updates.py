@@ -51,6 +51,18 @@ def test_an_update_delivered_twice_in_one_round_changes_the_model_once():
     np.testing.assert_allclose(fleet.commits[0].weights["a.bias"], WEIGHTS["a.bias"] + 0.3, rtol=1e-5)
 
 
+def test_an_update_for_an_order_that_was_never_given_is_refused():
+    fleet = Fleet(devices=2).join("a", "b")
+    given = fleet.orders("a")[-1].body.order
+    effects = fleet.update("a", sequence=2, order=given + 1000)
+    assert fleet.acks(effects) == [("a", "refused")]
+    assert fleet.acks(fleet.update("a", sequence=3, order=fleet.orders("b")[-1].body.order)) == [
+        ("a", "refused")
+    ]
+    assert fleet.acks(fleet.update("a", sequence=4)) == []  # its own counts, when the round is committed
+    assert set(fleet.core.intake.pending) == {("a", 1, 4)}
+
+
 def test_an_update_delivered_again_after_its_commit_is_acknowledged_as_a_duplicate():
     fleet = Fleet(devices=1).join("a")
     fleet.update("a")

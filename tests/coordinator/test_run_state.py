@@ -11,7 +11,7 @@ from coordinator.effects import Commit, Settled
 from coordinator.model_store import ModelStore
 from coordinator.run_state import RECENT, DurableRun, make_report
 from device_agent.effects import Note
-from device_agent.wire.messages import Hello
+from device_agent.wire.messages import Hello, PeerReport
 from device_agent.wire.messages import Run as PublicRun
 
 WEIGHTS = {"a": np.arange(4, dtype=np.float32)}
@@ -87,6 +87,13 @@ def test_an_update_that_changed_no_model_is_remembered(kept):
     kept.state.record(settled("a", outcome="refused", reason="NaN"))
     (outcome,) = kept.database.outcomes("run-a")
     assert (outcome.outcome, outcome.reason) == ("refused", "NaN")
+
+
+def test_where_a_device_claims_to_be_is_kept_only_if_it_is_a_number(kept):
+    reports = [PeerReport(step=3, sketch=sketch) for sketch in ((1.0, float("nan")), (1.0, 2.0))]
+    kept.commit(1, *(settled(name, peers=one) for name, one in zip("ab", reports, strict=True)))
+    assert [one.peers["sketch"] for one in kept.database.outcomes("run-a")] == [[], [1.0, 2.0]]
+    assert kept.report()["peers"]["barriers"] == [3, 3]
 
 
 def test_time_and_bytes_go_on_after_a_restart(kept):

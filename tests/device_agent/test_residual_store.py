@@ -60,6 +60,15 @@ def test_a_residual_whose_update_never_went_out_gives_way_to_the_next(store):
     assert value_in(store) == 2
 
 
+def test_what_is_forgotten_does_not_come_back(store):
+    store.stage(DIGEST, sealed(1))
+    store.commit(DIGEST)
+    store.stage(OTHER, sealed(2))
+    store.forget()
+    store.commit(OTHER)
+    assert value_in(store) is None
+
+
 def test_an_update_that_leaves_nothing_out_changes_nothing(store):
     store.stage(DIGEST, sealed(1))
     store.commit(DIGEST)

@@ -22,7 +22,7 @@ from device_agent.wire.chunks import Downloads
 from device_agent.wire.codec import encode as encode_message
 from device_agent.wire.codec import refer
 from device_agent.wire.memory import MemoryBroker
-from device_agent.wire.messages import SCHEMA_VERSION, Envelope, Order, Update
+from device_agent.wire.messages import SCHEMA_VERSION, Ack, Envelope, Order, Update
 from device_agent.wire.topics import COORDINATOR, down_topic
 from device_agent.workbench import Workbench
 from firmware_profiles.policy import Policy
@@ -94,17 +94,7 @@ class Board:
             deadline_s=60.0,
             seed=number,
         )
-        envelope = Envelope(
-            schema=SCHEMA_VERSION,
-            run="run-a",
-            sender=COORDINATOR,
-            boot_epoch=1,
-            sequence=number,
-            body=order,
-            base_version=0,
-            base_digest="0" * 64,
-        )
-        self.node.received(down_topic("test", DEVICE), encode_message(envelope))
+        self.hear(order, sequence=number)
         in_hand = OrderInHand(
             order=order,
             run="run-a",
@@ -118,6 +108,20 @@ class Board:
         worked = drive(self.bench.open(request, report=lambda _news: None), threading.Event())
         assert worked is not None
         return worked.result
+
+    def hear(self, body, sequence):
+        """The coordinator says something."""
+        envelope = Envelope(
+            schema=SCHEMA_VERSION,
+            run="run-a",
+            sender=COORDINATOR,
+            boot_epoch=1,
+            sequence=sequence,
+            body=body,
+            base_version=0,
+            base_digest="0" * 64,
+        )
+        self.node.received(down_topic("test", DEVICE), encode_message(envelope))
 
     def do(self, number):
         """Train an order and put its update in the outbox; what was learned, and what the update says."""
@@ -197,6 +201,14 @@ def test_an_update_that_the_outbox_refuses_leaves_the_residual_as_it_was(make_bo
     board.node.job_done(result, 1.0, 1.0)
     assert len(board.outbox) == 0
     assert board.in_force() == {}
+
+
+@pytest.mark.parametrize(("outcome", "is_kept"), [("applied", True), ("expired", True), ("refused", False)])
+def test_after_an_update_that_was_refused_feedback_begins_anew(make_board, outcome, is_kept):
+    board = make_board()
+    board.do(1)
+    board.hear(Ack(boot_epoch=board.outbox.boot_epoch, sequence=1, outcome=outcome), sequence=2)
+    assert bool(board.in_force()) == is_kept
 
 
 def test_float16_leaves_nothing_behind(make_board):

@@ -249,6 +249,16 @@ def test_how_an_exchange_ended_is_forgotten_only_when_nobody_can_ask_any_more():
     assert b.hear(0.3 + FORGET_AGES * MAX_AGE_S, a, settle) is None
 
 
+def test_a_neighbour_that_settles_what_nobody_offered_fills_no_memory(monkeypatch):
+    monkeypatch.setattr("device_agent.peers.exchange.MAX_ENDED", 10)
+    a, b = pair()
+    answers = [b.hear(0.0, a, Settle(nonce=nonce)) for nonce in range(100)]
+    assert {answer.applied for answer in answers} == {False}
+    known = [b.hear(0.0, a, Settle(nonce=nonce)) is not None for nonce in range(100)]
+    assert sum(known) <= 11
+    assert known[-1]
+
+
 def test_the_weight_is_that_of_the_better_connected_side():
     a, b = Device("a", [0.0], degree=1), Device("b", [8.0], degree=3)
     _, answer, theirs = offered(a, b)

@@ -20,6 +20,7 @@ from device_agent.wire.codec import decode, encode, refer
 from device_agent.wire.memory import MemoryBroker, faulty_network, perfect_network
 from device_agent.wire.messages import (
     SCHEMA_VERSION,
+    Answer,
     BlobRef,
     Chunk,
     Decline,
@@ -359,6 +360,26 @@ def test_weights_too_large_for_a_message_are_fetched_from_the_neighbour():
     assert all(body.weights.data is None for body in bodies if isinstance(body, Offer))
 
 
+def test_weights_that_are_here_only_when_another_run_is_on_are_not_mixed():
+    fleet = Fleet("ab", exchange="push")
+    fleet.order("a")
+    content = pack(fleet.shifted(1.0))
+    ref = refer(content, inline_bytes=0)
+    offer_from(fleet, weights=ref, wants_answer=False)
+    fleet.order("a", number=2, run="run-b")
+    chunk = Envelope(
+        schema=SCHEMA_VERSION,
+        run="run-a",
+        sender="b",
+        boot_epoch=1,
+        sequence=2,
+        body=Chunk(digest=ref.digest, index=0, num_chunks=1, data=content),
+    )
+    fleet.nodes["a"].received(device_topic(FLEET, "b", "peer/a"), encode(chunk))
+    fleet.clock.advance(2 * BARRIER_S)
+    assert fleet.value("a") == 0.0
+
+
 def test_the_mean_of_a_fleet_stays_while_everybody_trains_nothing_and_messages_are_lost():
     network = faulty_network(random.Random(3), drop_fraction=0.3, duplicate_fraction=0.3, max_delay_s=0.3)
     fleet = Fleet("abcd")
@@ -437,6 +458,16 @@ def test_a_synchronous_device_goes_on_without_a_neighbour_that_is_gone_for_too_l
     assert len(fleet.jobs["a"].requests) == 2
     fleet.finish("a")  # and it is not waited for again
     assert len(fleet.jobs["a"].requests) == 3
+
+
+def test_a_bad_offer_that_had_to_wait_for_its_step_ends_nothing():
+    fleet = Fleet("ab", pace="synchronous")
+    fleet.order("a")
+    fleet.clock.advance(0.1)
+    offer_from(fleet, step=1, weights={**ODD, "a.bias": np.full(8, 1e30, np.float32)})
+    fleet.finish("a", 0.5)
+    assert fleet.session("a").step == 1
+    assert fleet.value("a") == pytest.approx(0.5)
 
 
 # ---------------------------------------------------------------- orders and reports
@@ -545,6 +576,24 @@ def test_a_settlement_of_one_who_was_a_neighbour_until_now_still_counts():
         fleet.order(name, number=2, neighbours=[])
     fleet.clock.advance(5 * BARRIER_S)
     assert fleet.value("a") == fleet.value("b") == pytest.approx(0.5)
+
+
+def test_a_settlement_of_a_session_before_this_one_holds_no_offers_up():
+    fleet = Fleet("ab")
+    fleet.order("a")
+    settle = Envelope(
+        schema=SCHEMA_VERSION,
+        run="run-a",
+        sender="b",
+        boot_epoch=1,
+        sequence=1,
+        body=Settle(nonce=1000),
+        base_digest="0" * 64,
+    )
+    fleet.nodes["a"].received(device_topic(FLEET, "b", "peer/a"), encode(settle))
+    offer_from(fleet, nonce=5)
+    fleet.clock.advance(0.0)
+    assert [type(decode(payload, topic).body) for topic, payload in fleet.said] == [Answer]
 
 
 def decode_body(delivery):

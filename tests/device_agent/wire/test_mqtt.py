@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -178,6 +179,31 @@ def test_closing_twice_is_harmless_and_leaves_no_thread(mosquitto_broker, make_b
     bus.close()
     bus.close()
     assert (bus.state, threading.active_count()) == ("closed", before)
+
+
+def test_a_close_with_everything_sent_waits_for_nothing(mosquitto_broker, make_bus):
+    patient = MqttOptions(reconnect_base_s=30.0)  # what a broken connection would wait
+    bus = make_bus(mosquitto_broker.url, "done", options=patient)
+    bus.subscribe("x/bulk", lambda *_: None)
+    bus.start()
+    assert bus.wait_connected(20)
+    began_s = time.monotonic()
+    bus.close()
+    assert time.monotonic() - began_s < 0.9
+
+
+def test_both_connections_to_a_silent_broker_are_given_up_together(make_bus):
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        bus = make_bus(f"mqtt://127.0.0.1:{broker.getsockname()[1]}", "both")
+        bus.publish("x", b"unsent")
+        bus.publish("x/bulk", b"unsent")
+        bus.start()
+        accepted = [broker.accept() for _ in range(2)]
+        began_s = time.monotonic()
+        bus.close(1.0)
+        assert time.monotonic() - began_s < 1.9  # one after the other: two seconds
+        for connection, _ in accepted:
+            connection.close()
 
 
 def test_publishing_after_close_is_silent(mosquitto_broker, make_bus):
