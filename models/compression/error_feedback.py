@@ -5,7 +5,7 @@ With e the residual (0 at first), C the compressor and d the delta of an update
     c = C(d + e)        is sent,
     e' = d + e - c      is kept.
 
-What is never chosen, or always rounded away, so adds up until it is sent: nothing is lost but time. Entries
+What is never chosen, or always rounded away, so adds up until it is sent. Entries
 that this update's sub-networks did not train wait for one that does.
 
 References:
