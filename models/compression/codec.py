@@ -92,8 +92,8 @@ def decode(
     scheme = _scheme(content)
     if settings is not None and scheme != settings.scheme:
         raise PeerError(
-            f"an update is compressed by {scheme!r}, the run's scheme is {settings.scheme!r}: it was made before "
-            "--compression was changed, or by another version of edgetide"
+            f"an update is compressed by {scheme!r}, the run's scheme is {settings.scheme!r}: it was made "
+            "before --compression was changed, or by another version of edgetide"
         )
     if scheme == "none":
         return unpack(content, shapes)
