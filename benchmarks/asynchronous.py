@@ -26,8 +26,11 @@ from benchmarks.report import Report, parser, publish
 from coordinator.comparing.plan import parse_seeds
 from firmware_profiles.errors import UserError
 
-QUICK_UNTIL_S = 20.0
-QUICK_KEYS: asynchronous_peers.Keys = {"optimizer.learning_rate": 0.2, "peers.window": 10}
+NUM_QUICK = 5
+"""Devices: with two classes each they hold all ten."""
+
+QUICK_UNTIL_S = 10.0
+QUICK_KEYS: asynchronous_peers.Keys = {"optimizer.learning_rate": 0.2, "peers.window": 5}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,8 +99,8 @@ PARTS: dict[str, Callable[[Bench], Report]] = {
 def _quick(bench: Bench) -> Report:
     """A miniature of one part: few virtual seconds, no tuning."""
     tuned = dict.fromkeys(asynchronous_peers.METHODS, QUICK_KEYS)
-    runs = asynchronous_peers.measure(bench, tuned, 4, QUICK_UNTIL_S)
-    return asynchronous_peers.report_peers(4, runs)
+    runs = asynchronous_peers.measure(bench, tuned, NUM_QUICK, QUICK_UNTIL_S)
+    return asynchronous_peers.report_peers(NUM_QUICK, runs)
 
 
 def _folder(options: argparse.Namespace) -> Path:
