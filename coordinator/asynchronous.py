@@ -152,7 +152,7 @@ class AsyncCore(FleetCore):
         if self.state != "open" or aggregator is None:
             return []
         num_updates, buffer_s = aggregator.num_updates, self.settings.buffer_s
-        if num_updates >= self.settings.buffer_size:
+        if num_updates >= (self.settings.buffer_size or max(1, self.weighing.num_sharing)):
             return self._make_version()
         effects = self._hand_out(now_s)
         if num_updates == 1 and buffer_s is not None and not self._is_timed:

@@ -18,7 +18,8 @@ class AsyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Of a run without rounds.
 
     Attributes:
-        buffer_size: updates that make a new version. buffer_s: seconds after which fewer do; None: never.
+        buffer_size: updates that make a new version; None: as many as there are devices.
+        buffer_s: seconds after which fewer do; None: never.
         staleness: weight of an update that is s versions late. `constant`: 1. `polynomial`:
             (1 + s)^-staleness_exponent. `hinge`: 1 up to `hinge_after`, then 1 / (1 + staleness_exponent *
             (s - hinge_after)). `drop`: 1 up to `hinge_after`, then 0: it is counted as expired.
@@ -29,12 +30,12 @@ class AsyncSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         max_concurrency: devices that have an order at a time; None: all.
     """
 
-    buffer_size: Annotated[int, Meta(ge=1, le=100_000)] = 10
+    buffer_size: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     buffer_s: Annotated[float, Meta(gt=0.0, le=1e7)] | None = None
     staleness: Literal["constant", "polynomial", "hinge", "drop"] = "polynomial"
     staleness_exponent: Annotated[float, Meta(gt=0.0, le=10.0)] = 0.5
     hinge_after: Annotated[int, Meta(ge=0, le=1_000_000)] = 4
     max_staleness: Annotated[int, Meta(ge=0, le=1_000_000)] = 20
-    fairness: Literal["none", "rate"] = "none"
+    fairness: Literal["none", "rate"] = "rate"
     fairness_cap: Annotated[float, Meta(ge=1.0, le=1e6)] = 8.0
     max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] | None = None
