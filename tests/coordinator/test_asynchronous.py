@@ -29,7 +29,9 @@ class Fleet(rounds.Fleet):
     """A core without rounds, that all devices have joined; its settings are keywords."""
 
     def __init__(self, *names, devices=None, averages=PLAIN, config=None, **asynchrony):
-        settings = AsyncSettings(**{"buffer_size": 2, "staleness": "constant", "fairness": "none", **asynchrony})
+        settings = AsyncSettings(
+            **{"buffer_size": 2, "staleness": "constant", "fairness": "none", **asynchrony}
+        )
         super().__init__(
             devices=len(names) if devices is None else devices,
             strategy=averages_of(averages, settings),

@@ -16,7 +16,7 @@ from models.cost_fit import StepCoefficients
 from models.data.dataset import load_data
 from models.engines.choose import make_engine
 from models.graph import digest
-from models.table import ParetoTable, dump_table, find_fault
+from models.table import ParetoTable, dump_table, find_fault, uniform_table
 
 SECONDS = {(1,): 0.1, (2,): 0.2, (3,): 0.4}
 
@@ -43,7 +43,11 @@ class Board:
 
 @pytest.fixture(scope="module")
 def bundle():
-    return load_subject("cnn-28", None, None)
+    """The default network with a table of many entries."""
+    found = load_subject("cnn-28", None, None)
+    levels = [level / 20 for level in range(2, 21)]
+    table = uniform_table(found.graph, found.plan, found.table.batch_size, levels)
+    return msgspec.structs.replace(found, table=table)
 
 
 def test_a_quiet_board_is_timed_as_it_is():

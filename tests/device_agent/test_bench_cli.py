@@ -97,7 +97,7 @@ def test_the_default_network_needs_neither_torch_nor_the_package_onnx():
         "sys.modules.update(torch=None, onnx=None)\n"
         "from device_agent.bench_subject import load_subject\n"
         "bundle = load_subject('cnn-28', None, None)\n"
-        "assert bundle.artifacts and len(bundle.table.entries) > 8\n"
+        "assert bundle.artifacts and len(bundle.table.entries) > 2\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

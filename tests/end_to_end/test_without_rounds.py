@@ -14,7 +14,7 @@ def fleets(make_fleet):
     """Both at once: most of their time they start and wait."""
     return {
         "dsgd": make_fleet(*SMALL, "--strategy", "dsgd", "--barrier-seconds", "0.3", devices=3, rounds=20),
-        "async": make_fleet(*SMALL, "--strategy", "async", "--round-seconds", "0.5", rounds=2),
+        "async": make_fleet(*SMALL, "--strategy", "async", "--round-seconds", "0.5", rounds=10),
     }
 
 
@@ -35,14 +35,8 @@ def test_updates_are_applied_as_they_come(fleets):
     fleet = fleets["async"]
     assert fleet.wait() == 0, fleet.explain()
     report = fleet.report
-    assert fleet.database("SELECT version, num_updates FROM versions ORDER BY version") == [
-        (0, 0),
-        (1, 10),
-        (2, 10),
-    ]
+    versions = fleet.database("SELECT version, num_updates FROM versions ORDER BY version")
+    assert versions == [(0, 0), *((version, 2) for version in range(1, 11))]  # as many as there are devices
     assert report["updates_applied"] == sum(report["staleness"].values()) == 20
-    assert sorted(device["updates"] > 2 for device in report["devices"]) == [
-        True,
-        True,
-    ]  # more than in two rounds
+    assert sum(device["updates"] for device in report["devices"]) == 20
     assert report["updates_refused"] == 0
