@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -16,8 +16,6 @@ from firmware_profiles.fit import nearest
 from models.losses import LossSettings
 from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
-
-_KINDS = ("ring", "grid", "geometric", "full")
 
 StructT = TypeVar("StructT", SubnetSettings, AverageSettings, PeerSettings, TopologySettings, AsyncSettings)
 
@@ -106,11 +104,12 @@ def read_topology(text: str | None) -> dict[str, Any]:
     """
     if text is None:
         return {}
+    kinds = [kind for kind in get_args(get_type_hints(TopologySettings)["kind"]) if kind != "file"]
     kind, _, radius = text.partition(":")
     fields: dict[str, Any] = {"kind": kind}
-    if kind not in _KINDS:
+    if kind not in kinds:
         if not ("/" in text or "." in text):
-            raise UserError(f"topology {text!r} is unknown: choose {', '.join(_KINDS)} or name an edge list")
+            raise UserError(f"topology {text!r} is unknown: choose {', '.join(kinds)} or name an edge list")
         fields = {"kind": "file", "file": text}
     elif radius:
         try:

@@ -192,18 +192,9 @@ class AgentCore:
             busy_s=busy_s,
             wall_s=wall_s,
         )
-        send = Send(
-            to=COORDINATOR,
-            body=update,
-            run=in_hand.run,
-            base_version=in_hand.base_version,
-            base_digest=in_hand.base_digest,
-            durable=True,
-            blobs={delta.digest: content},
-        )
         details = {"order": update.order, "round": update.round, "batches": len(update.step_vectors)}
         self.in_hand = None
-        return [send, Note("update put in the outbox", details=details)]
+        return [in_hand.report(update, content), Note("update put in the outbox", details=details)]
 
     def on_update_lost(self, send: Send, reason: str) -> list[Effect]:
         """The outbox could not keep the update: the work is lost, the coordinator need not wait for it."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from device_agent.wire.messages import Order
+from device_agent.effects import Send
+from device_agent.wire.messages import Order, Update
+from device_agent.wire.topics import COORDINATOR
 from models.subnet import Array
 
 
@@ -18,6 +20,18 @@ class OrderInHand:
     base_version: int
     base_digest: str
     deadline_at_s: float
+
+    def report(self, update: Update, content: bytes) -> Send:
+        """What answers the order, kept until it is acknowledged; `content` is that of `update.delta`."""
+        return Send(
+            to=COORDINATOR,
+            body=update,
+            run=self.run,
+            base_version=self.base_version,
+            base_digest=self.base_digest,
+            durable=True,
+            blobs={update.delta.digest: content},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,3 +37,7 @@ class AverageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if self.weighting == "data" and num_data is not None:
             return float(num_data)
         return float(num_samples)
+
+
+MEAN_OF_ALL = AverageSettings(entries="plain", weighting="equal")
+"""Every update counts alike."""

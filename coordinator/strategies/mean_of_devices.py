@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from coordinator.aggregate import Aggregator
-from coordinator.strategies.averages import AverageSettings
+from coordinator.strategies.averages import MEAN_OF_ALL
 from coordinator.strategies.rounds_of_averages import averages_of
 from device_agent.wire.messages import Update
 from models.subnet import Array, full_vector
-
-MEAN_AVERAGES = AverageSettings(entries="plain", weighting="equal")
 
 
 def fold_once(
@@ -35,4 +33,4 @@ def fold_once(
     )
 
 
-MEAN_OF_DEVICES = replace(averages_of(MEAN_AVERAGES), fold=fold_once)
+MEAN_OF_DEVICES = replace(averages_of(MEAN_OF_ALL), fold=fold_once)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from coordinator.strategies.asynchrony import AsyncSettings
-from coordinator.strategies.averages import AverageSettings
+from coordinator.strategies.averages import MEAN_OF_ALL, AverageSettings
 from device_agent.peers.topology_settings import TopologySettings
 from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
@@ -55,8 +55,6 @@ _FULL = SubnetSettings(choice="fixed", fixed_fraction=1.0)
 
 _UNRELIABLE = "Jeong, Zecchin, Kountouris, ICC 2022, arXiv 2202.00955"
 _RECONSTRUCTED = "its weights, barrier and exchange are a reconstruction, see docs/decentralised.md"
-_MEAN = AverageSettings(entries="plain", weighting="equal")
-"""As `coordinator.strategies.mean_of_devices` averages, whatever is said here."""
 
 PRESETS: dict[str, Preset] = {
     # Edgetide's own are mini-batches in parts, class priors, and the average: by shares of steps, devices by
@@ -154,26 +152,26 @@ PRESETS: dict[str, Preset] = {
     # weights, settled exchanges in place of superposed radio signals, and the step size are not from it.
     "dsgd": Preset(
         subnets=_FULL,
-        averages=_MEAN,
+        averages=MEAN_OF_ALL,
         peers=PeerSettings(),
         source=f"{_UNRELIABLE}; {_RECONSTRUCTED}",
     ),
     "dsgd-discard": Preset(
         subnets=_FULL,
-        averages=_MEAN,
+        averages=MEAN_OF_ALL,
         peers=PeerSettings(late="discard"),
         source=f"what {_UNRELIABLE} compares with: the barrier gives up what is not finished",
     ),
     "dsgd-synchronous": Preset(
         subnets=_FULL,
-        averages=_MEAN,
+        averages=MEAN_OF_ALL,
         peers=PeerSettings(pace="synchronous"),
         source=f"what {_UNRELIABLE} compares with: everybody waits for the slowest neighbour",
     ),
     # The paper averages with one random neighbour while the gradient is computed; here after it is applied.
     "ad-psgd": Preset(
         subnets=_FULL,
-        averages=_MEAN,
+        averages=MEAN_OF_ALL,
         peers=PeerSettings(pace="wait-free", partners=1, weight="half"),
         source="Lian et al., AD-PSGD, ICML 2018, arXiv 1710.06952",
     ),
@@ -181,7 +179,7 @@ PRESETS: dict[str, Preset] = {
     # weights have that property without solving.
     "swift": Preset(
         subnets=_FULL,
-        averages=_MEAN,
+        averages=MEAN_OF_ALL,
         peers=PeerSettings(pace="wait-free", exchange="push"),
         source="Bornstein et al., SWIFT, ICLR 2023, arXiv 2210.14026",
     ),
@@ -190,7 +188,7 @@ PRESETS: dict[str, Preset] = {
     # log2 of the number of nodes.
     "epidemic": Preset(
         subnets=_FULL,
-        averages=_MEAN,
+        averages=MEAN_OF_ALL,
         peers=PeerSettings(exchange="push", partners=3, weight="uniform"),
         topology=TopologySettings(kind="full"),
         source="de Vos et al., Epidemic Learning, NeurIPS 2023, arXiv 2310.01972",

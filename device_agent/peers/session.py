@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from device_agent.effects import CancelTimer, Effect, Listen, Note, Send, SetTimer, StartJob, StopJob
+from device_agent.effects import CancelTimer, Effect, Listen, Note, SetTimer, StartJob, StopJob
 from device_agent.orders import JobRequest, OrderInHand
 from device_agent.peers.dialogue import Dialogue
 from device_agent.peers.exchange import ReciprocalExchanges
@@ -38,7 +38,6 @@ from device_agent.peers.window import Window
 from device_agent.training import TrainingResult
 from device_agent.wire.codec import refer
 from device_agent.wire.messages import Envelope, Offer, Order, PeerReport
-from device_agent.wire.topics import COORDINATOR
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
 from models.weights import pack
@@ -376,20 +375,10 @@ class PeerSession:
             sketch=sketch(self.weights, f"{self.run}/{self.dialogue.bundle_digest}"),
             bytes_sent=self.window.bytes_sent,
         )
-        delta = refer(content)
-        update = self.window.update(owed.order, delta, report, now_s)
+        update = self.window.update(owed.order, refer(content), report, now_s)
         self.window = Window(began_s=now_s)
-        send = Send(
-            to=COORDINATOR,
-            body=update,
-            run=owed.run,
-            base_version=owed.base_version,
-            base_digest=owed.base_digest,
-            durable=True,
-            blobs={delta.digest: content},
-        )
         details = {"order": update.order, "round": update.round, "step": self.step}
-        return [send, Note("window reported", details=details)]
+        return [owed.report(update, content), Note("window reported", details=details)]
 
 
 _WHEN_READY = {
