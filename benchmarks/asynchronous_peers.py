@@ -24,23 +24,22 @@ from coordinator.comparing.summary import Runs
 Keys = dict[str, Any]
 """Of a scenario, by dotted name."""
 
+_OF_ALL: Keys = {"topology": {"kind": "full"}}
+_NEAR: Keys = {"peers.partners": None}
 METHODS: dict[str, Keys] = {
-    "dsgd": {},
-    "dsgd-discard": {"strategy": "dsgd-discard"},
-    "dsgd-synchronous": {"strategy": "dsgd-synchronous"},
-    "ad-psgd": {"strategy": "ad-psgd"},
-    "swift": {"strategy": "swift"},
-    "epidemic": {"strategy": "epidemic", "topology": {}},
-    "dsgd of all": {"topology": {"kind": "full"}, "peers.partners": 3},
+    "dsgd": _OF_ALL,
+    "ad-psgd": {"strategy": "ad-psgd", **_OF_ALL},
+    "swift": {"strategy": "swift", **_OF_ALL},
+    "epidemic": {"strategy": "epidemic", **_OF_ALL},
+    "reuse": _NEAR,
+    "discard": {"strategy": "dsgd-discard", **_NEAR},
+    "synchronous": {"strategy": "dsgd-synchronous", **_NEAR},
 }
-"""`epidemic` reaches three devices of all at a barrier, where the others have those near them. `dsgd of all`
-is `dsgd` with as much."""
+"""The first four reach every device. The last three are what the paper behind `dsgd` compares: every device
+exchanges with all those near it, as the scenario has it."""
 
 PUBLIC = ("ad-psgd", "swift", "epidemic")
 """Algorithms of others that `dsgd` is to be as good as."""
-
-TUNED_AS = {"dsgd of all": "dsgd"}
-"""It is no method of its own."""
 
 RATES = (0.1, 0.2, 0.4, 0.8)
 """Learning rates that every method is tried with."""
@@ -50,7 +49,7 @@ HALF_S = UNTIL_S / 2
 """Where methods are to differ; runs of the larger fleet may end here."""
 
 BARRIER_S = 0.5
-BY_BARRIER = {"dsgd": (0.25, 1.0), "dsgd-discard": (1.0,), "epidemic": (0.25, 1.0)}
+BY_BARRIER = {"dsgd": (0.25, 1.0), "epidemic": (0.25, 1.0), "reuse": (0.25, 1.0), "discard": (1.0,)}
 """Methods with a barrier, and those they are tried with besides BARRIER_S. A gradient takes 0.25 s at least:
 who gives up late ones would never have any at so short a barrier."""
 
@@ -68,24 +67,23 @@ def tune(bench: Bench, until_s: float = UNTIL_S) -> dict[str, Keys]:
     What counts is the mean accuracy over the second half of a run.
     """
     world = _world(10, 0.3, until_s)
-    tuned = {name: keys for name, keys in METHODS.items() if name not in TUNED_AS}
     by_rate = {
         f"{name} at {rate:g}": {**keys, **_tuning(rate, BARRIER_S)}
-        for name, keys in tuned.items()
+        for name, keys in METHODS.items()
         for rate in RATES
     }
     cell = Cell(name="peers tuning", file="dsgd.yaml", methods=by_rate, overrides=world)
     runs = run_cell(cell, bench, [TUNING_SEED])
     rates = best_values(runs, until_s)
     by_barrier = {
-        f"{name} at {barrier_s:g}": {**tuned[name], **_tuning(rates[name], barrier_s)}
+        f"{name} at {barrier_s:g}": {**METHODS[name], **_tuning(rates[name], barrier_s)}
         for name, barriers_s in BY_BARRIER.items()
         for barrier_s in barriers_s
     }
     cell = Cell(name="peers barriers", file="dsgd.yaml", methods=by_barrier, overrides=world)
     known = {f"{name} at {BARRIER_S:g}": runs[f"{name} at {rates[name]:g}"] for name in BY_BARRIER}
     barriers = best_values({**known, **run_cell(cell, bench, [TUNING_SEED])}, until_s)
-    return {name: _tuning(rates[name], barriers.get(name, BARRIER_S)) for name in tuned}
+    return {name: _tuning(rates[name], barriers.get(name, BARRIER_S)) for name in METHODS}
 
 
 def best_values(runs: Runs, until_s: float) -> dict[str, float]:
@@ -102,7 +100,7 @@ def best_values(runs: Runs, until_s: float) -> dict[str, float]:
 def measure(bench: Bench, tuned: Mapping[str, Keys], num_devices: int, until_s: float = UNTIL_S) -> Runs:
     """All methods, or those asked for, at equal virtual time, each with the settings that fit it."""
     methods = {
-        name: {**keys, **tuned[TUNED_AS.get(name, name)]}
+        name: {**keys, **tuned[name]}
         for name, keys in METHODS.items()
         if not bench.methods or name in bench.methods
     }
@@ -113,7 +111,7 @@ def measure(bench: Bench, tuned: Mapping[str, Keys], num_devices: int, until_s: 
 
 def measure_losses(bench: Bench, tuned: Keys, until_s: float = UNTIL_S) -> dict[float, Runs]:
     """`dsgd` at link losses."""
-    methods = {"dsgd": tuned}
+    methods = {"dsgd": {**METHODS["dsgd"], **tuned}}
     return {
         loss: run_cell(
             Cell(
@@ -170,9 +168,7 @@ def report_peers(num_devices: int, runs: Runs) -> Report:
                 }
             )
     where = f"peers {num_devices}, half-way"
-    reuse, discard, synchronous = (
-        half_way(runs, name) for name in ("dsgd", "dsgd-discard", "dsgd-synchronous")
-    )
+    reuse, discard, synchronous = (half_way(runs, name) for name in ("reuse", "discard", "synchronous"))
     report.checks = [
         Check(f"{where}: points of {name}", paired_mean(one, other), ">=", target, "paired by seed")
         for name, one, other, target in (

@@ -81,7 +81,8 @@ TopologyName = Annotated[
     str | None,
     typer.Option(
         "--topology",
-        help="Neighbours where there is no server: ring, grid, geometric[:RADIUS], full, or an edge list.",
+        help="Neighbours where there is no server: random, ring, grid, geometric[:RADIUS], full, or an edge "
+        "list.",
     ),
 ]
 BarrierSeconds = Annotated[

@@ -149,23 +149,25 @@ PRESETS: dict[str, Preset] = {
         "arXiv 1903.03934",
     ),
     # Its full text was not read. Barrier and reuse of late gradients are the paper's; Metropolis-Hastings
-    # weights, settled exchanges in place of superposed radio signals, and the step size are not from it.
+    # weights, settled exchanges in place of superposed radio signals, and the step size are not from it. Neither
+    # are three random partners of all: a broker reaches everybody, and the paper's radio its neighbours.
     "dsgd": Preset(
         subnets=_FULL,
         averages=MEAN_OF_ALL,
-        peers=PeerSettings(),
+        peers=PeerSettings(partners=3),
         source=f"{_UNRELIABLE}; {_RECONSTRUCTED}",
     ),
     "dsgd-discard": Preset(
         subnets=_FULL,
         averages=MEAN_OF_ALL,
-        peers=PeerSettings(late="discard"),
+        peers=PeerSettings(late="discard", partners=3),
         source=f"what {_UNRELIABLE} compares with: the barrier gives up what is not finished",
     ),
     "dsgd-synchronous": Preset(
         subnets=_FULL,
         averages=MEAN_OF_ALL,
         peers=PeerSettings(pace="synchronous"),
+        topology=TopologySettings(kind="geometric"),  # whoever waits for all had better not have many
         source=f"what {_UNRELIABLE} compares with: everybody waits for the slowest neighbour",
     ),
     # The paper averages with one random neighbour while the gradient is computed; here after it is applied.

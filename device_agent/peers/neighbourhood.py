@@ -32,21 +32,29 @@ class Neighbourhood:
 
     @property
     def degree(self) -> int:
-        """How many there are; at least 1, as messages have it."""
-        return max(1, len(self.ids))
+        """Neighbours that this device exchanges with between two barriers; at least 1, as messages have it.
+
+        Where partners are drawn: as many as it draws, and on average as many that draw it.
+        """
+        num = self._settings.partners
+        return max(1, len(self.ids) if num is None else min(len(self.ids), 2 * num))
 
     def draw(self) -> Sequence[str]:
         """Those that this barrier's exchange is with."""
         num = self._settings.partners
-        return self.ids if num is None or num >= len(self.ids) else self._rng.sample(self.ids, num)
+        return self.ids if num is None or self._are_all(num) else self._rng.sample(self.ids, num)
 
     def begins(self, neighbour: str) -> bool:
         """Whether an exchange of the two is this device's to begin.
 
         Where all neighbours exchange at every barrier, one side of each pair does, so that it happens once.
         """
-        if self._settings.partners is not None or self._settings.pace == "wait-free":
+        num = self._settings.partners
+        if self._settings.pace == "wait-free" or (num is not None and not self._are_all(num)):
             return True
         pair = sorted((self._device, neighbour))
         is_first = hashlib.sha256("/".join(pair).encode()).digest()[0] & 1
         return self._device == pair[is_first]
+
+    def _are_all(self, num: int) -> bool:
+        return num >= len(self.ids)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from device_agent.peers.topology_settings import TopologySettings
+from device_agent.peers.topology_settings import MOST_NEIGHBOURS, TopologySettings
 from device_agent.wire.messages import Neighbour
 from firmware_profiles.errors import UserError
 
@@ -169,6 +169,10 @@ def _edge(where: str, words: Sequence[str]) -> Edge:
 # ---------------------------------------------------------------- kinds: (topology, devices, draw) -> edges
 
 
+def _random(topology: Topology, devices: Sequence[str], draw: int) -> Iterable[Edge]:
+    return _drawn(topology, devices, draw, topology.settings.num_neighbours)
+
+
 def _ring(topology: Topology, devices: Sequence[str], draw: int) -> Iterable[Edge]:
     order = _order(topology, devices, draw)
     return list(pairwise([*order, order[0]])) if len(order) > 2 else list(pairwise(order))
@@ -192,8 +196,8 @@ def _geometric(topology: Topology, devices: Sequence[str], draw: int) -> Iterabl
         radius *= GROWTH  # at the square's diagonal at the latest everybody is in reach
 
 
-def _full(_topology: Topology, devices: Sequence[str], _draw: int) -> Iterable[Edge]:
-    return combinations(devices, 2)
+def _full(topology: Topology, devices: Sequence[str], draw: int) -> Iterable[Edge]:
+    return _drawn(topology, devices, draw, MOST_NEIGHBOURS)
 
 
 def _file(topology: Topology, devices: Sequence[str], _draw: int) -> Iterable[Edge]:
@@ -201,7 +205,24 @@ def _file(topology: Topology, devices: Sequence[str], _draw: int) -> Iterable[Ed
     return [edge for edge in topology.edges if present.issuperset(edge)]
 
 
+def _drawn(topology: Topology, devices: Sequence[str], draw: int, most: int) -> Iterable[Edge]:
+    """Everybody with everybody, or rings by chance over each other: connected, and nobody is far from anybody.
+
+    References:
+        Friedman, "A proof of Alon's second eigenvalue conjecture", 2008: the spectral gap of such graphs is
+        near the best that their degree allows, whatever the number of devices.
+    """
+    if len(devices) <= most + 1:
+        return combinations(devices, 2)
+    orders = (
+        sorted(devices, key=lambda device: _place(topology, device, f"{draw}.{ring}"))
+        for ring in range(most // 2)
+    )
+    return {(min(pair), max(pair)) for order in orders for pair in pairwise([*order, order[0]])}
+
+
 _EDGES: Mapping[str, Callable[[Topology, Sequence[str], int], Iterable[Edge]]] = {
+    "random": _random,
     "ring": _ring,
     "grid": _grid,
     "geometric": _geometric,
@@ -217,7 +238,7 @@ def _order(topology: Topology, devices: Sequence[str], draw: int) -> list[str]:
     return sorted(devices, key=lambda device: _place(topology, device, draw))
 
 
-def _place(topology: Topology, device: str, draw: int) -> tuple[float, float]:
+def _place(topology: Topology, device: str, draw: int | str) -> tuple[float, float]:
     """A point of the unit square, by chance and always the same."""
     drawn = hashlib.sha256(f"{topology.seed}/{draw}/{device}/place".encode()).digest()
     return int.from_bytes(drawn[:7], "big") / 2**56, int.from_bytes(drawn[7:14], "big") / 2**56

@@ -7,23 +7,28 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+MOST_NEIGHBOURS = 1000
+"""That a device can be told of."""
+
 
 class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How neighbours are found among the devices that are online.
 
     Attributes:
-        kind: `ring`. `grid`: four neighbours, fewer at the edges, as near to a square as the number allows.
+        kind: `random`: `num_neighbours` of all, by chance; everybody where there are no more. `ring`. `grid`: four neighbours, fewer at the edges, as near to a square as the number allows.
             `geometric`: each device has a place in the unit square, and those within `radius` are
-            neighbours; the radius grows by tenths until all are connected. `full`: everybody with everybody.
-            `file`: as an edge list says.
+            neighbours; the radius grows by tenths until all are connected. `full`: everybody with everybody,
+            up to MOST_NEIGHBOURS. `file`: as an edge list says.
+        num_neighbours: of `random`, even; a device may have fewer where two draws meet.
         radius: of `geometric`, in lengths of the square's side.
         file: of `file`: two ids a line, `#` begins a comment.
-        redraw_windows: places (in `ring` and `grid` the order) are drawn anew every so many windows; None:
-            they stay.
+        redraw_windows: places (in `random`, `ring` and `grid` orders) are drawn anew every so many windows;
+            None: they stay.
         seed: of the places; None: the run's.
     """
 
-    kind: Literal["ring", "grid", "geometric", "full", "file"] = "geometric"
+    kind: Literal["random", "ring", "grid", "geometric", "full", "file"] = "random"
+    num_neighbours: Annotated[int, Meta(ge=2, le=MOST_NEIGHBOURS, multiple_of=2)] = 32
     radius: Annotated[float, Meta(gt=0.0, le=1.5)] = 0.4
     file: Annotated[str, Meta(min_length=1, max_length=500)] | None = None
     redraw_windows: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None

@@ -262,7 +262,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, tag="offer"):
 
     Attributes:
         nonce: names the exchange, among those this sender began in this boot epoch.
-        degree: neighbours that the sender has. step: barriers it has passed.
+        degree: neighbours that the sender exchanges with between two barriers. step: barriers it has passed.
         weights: its weights, inline. wants_answer: False: nothing comes back, the receiver just mixes it in.
     """
 

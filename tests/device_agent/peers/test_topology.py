@@ -53,6 +53,29 @@ def test_full_connects_everybody_with_everybody():
     assert len(links(neighbours(make("full"), ids(6)))) == 30
 
 
+def test_full_of_more_than_a_device_can_be_told_of_gives_each_up_to_a_thousand():
+    found = neighbours(make("full"), ids(1010))
+    assert all(500 < len(mine) <= 1000 for mine in found.values())
+
+
+def test_random_connects_everybody_while_there_are_few():
+    assert links(neighbours(make("random"), ids(33))) == links(neighbours(make("full"), ids(33)))
+
+
+def test_a_random_graph_of_many_is_nearly_as_well_connected_as_a_full_one():
+    found = neighbours(make("random"), ids(200))
+    assert all(24 <= len(mine) <= 32 for mine in found.values())
+    assert spectral_gap(metropolis_matrix(found)) > 0.5  # of a ring with as many neighbours: 0.03
+
+
+def test_a_device_that_leaves_a_random_graph_moves_few():
+    topology = make("random", num_neighbours=4)
+    before, after = (links(neighbours(topology, devices)) for devices in (ids(50), ids(49)))
+    gone = {pair for pair in before if "node-50" in pair}
+    assert len(after - before) <= 4
+    assert before - after == gone
+
+
 def test_a_device_that_leaves_moves_no_other_on_a_geometric_graph():
     topology = make("geometric", radius=0.9)
     before, after = (links(neighbours(topology, devices)) for devices in (ids(12), ids(11)))
@@ -75,18 +98,19 @@ def test_the_run_decides_the_places_unless_the_topology_has_a_seed_of_its_own():
     assert links(neighbours(make("geometric"), ids(12))) != links(
         neighbours(make("geometric", seed=2), ids(12))
     )
-    own = [neighbours(load_topology(TopologySettings(seed=7), run), ids(12)) for run in (1, 2)]
+    settings = TopologySettings(kind="geometric", seed=7)
+    own = [neighbours(load_topology(settings, run), ids(12)) for run in (1, 2)]
     assert own[0] == own[1]
 
 
 @given(
-    kind=st.sampled_from(["ring", "grid", "geometric", "full"]),
+    kind=st.sampled_from(["random", "ring", "grid", "geometric", "full"]),
     number=st.integers(0, 30),
     seed=st.integers(0, 1000),
     radius=st.floats(0.01, 1.0),
 )
 def test_drawn_topologies_are_mutual_connected_and_know_their_degrees(kind, number, seed, radius):
-    found = neighbours(Topology(TopologySettings(kind=kind, radius=radius), seed), ids(number))
+    found = neighbours(Topology(TopologySettings(kind=kind, radius=radius, num_neighbours=4), seed), ids(number))
     assert set(found) == set(ids(number))
     pairs = links(found)
     assert pairs == {(other, one) for one, other in pairs}
