@@ -75,7 +75,10 @@ Rate = Annotated[
     float | None, typer.Option(min=0.0, help="Learning rate of the first round; the optimiser's by default.")
 ]
 Compression = Annotated[
-    str, typer.Option(help="How updates are written: none, float16, int8, top-k or random-mask.")
+    str,
+    typer.Option(
+        help="How updates, or exchanged weights, are written: none, float16, int8, top-k or random-mask."
+    ),
 ]
 TopologyName = Annotated[
     str | None,
@@ -129,15 +132,15 @@ def up(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Start a whole fleet on this machine: broker, coordinator, agents, web page."""
-    from coordinator.method import read_topology, resolve_method  # noqa: PLC0415
+    from coordinator.method import check_compression, read_topology, resolve_method  # noqa: PLC0415
     from coordinator.settings import read_compression, read_optimizer  # noqa: PLC0415
     from coordinator.up import UpConfig, run_up  # noqa: PLC0415
 
     _round_seconds(round_seconds)  # the coordinator reads these; a mistake is told before it is started
     read_optimizer(optimizer)
-    read_compression(compression)
     peers = {} if barrier_seconds is None else {"barrier_s": barrier_seconds}
-    resolve_method(strategy, peers=peers, topology=read_topology(topology))
+    method = resolve_method(strategy, peers=peers, topology=read_topology(topology))
+    check_compression(method, read_compression(compression))
     report = run_up(
         UpConfig(
             devices=devices,

@@ -13,6 +13,7 @@ from coordinator.strategies.presets import PRESETS, Preset
 from device_agent.peers.topology_settings import TopologySettings
 from firmware_profiles.errors import UserError
 from firmware_profiles.fit import nearest
+from models.compression.settings import CompressionSettings
 from models.losses import LossSettings
 from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
@@ -81,6 +82,27 @@ def resolve_method(
         levels=preset.levels if levels is None else levels,
         base_width=preset.base_width if base_width is None else base_width,
     )
+
+
+def check_compression(method: Preset, compression: CompressionSettings) -> None:
+    """Refuse a compression that means nothing for what a method's devices send each other.
+
+    Raises:
+        UserError: it is such a one.
+    """
+    scheme = compression.scheme
+    if method.peers is None:
+        return
+    if scheme == "top-k":
+        raise UserError(
+            "compression top-k is for what was learned since, and these devices exchange weights: "
+            "choose float16, int8 or random-mask"
+        )
+    if scheme == "random-mask" and method.peers.exchange == "push":
+        raise UserError(
+            "compression random-mask needs exchanges of both sides, and this strategy pushes: "
+            "choose float16 or int8"
+        )
 
 
 def loss_of(settings: SubnetSettings) -> LossSettings:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.method import loss_of, resolve_method
+from coordinator.method import check_compression, loss_of, resolve_method
 from coordinator.strategies.halves import coordinator_half
 from coordinator.strategies.presets import EVEN, PRESETS, Preset
 from coordinator.strategies.strategy import CoordinatorStrategy
@@ -180,6 +180,7 @@ def _bundle(config: LearningConfig, method: Preset, graph: ModelGraph) -> Bundle
     )
     if fault := find_fault(table, graph_digest(graph), plan):
         raise UserError(f"table {config.table or table.source}: {fault}")
+    check_compression(method, config.compression)
     settings = TrainingSettings(
         batch_size=config.batch_size,
         loss=loss_of(method.subnets),

@@ -37,7 +37,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         loss: which loss, and its settings.
         optimizer: settings of the optimiser.
         subnets: how the sub-network of a mini-batch is chosen, drawn and trained.
-        compression: of what devices learned.
+        compression: of what devices learned, or, where they exchange weights, of these.
         peers: how devices learn from each other; None: by the coordinator alone.
     """
 
@@ -52,6 +52,11 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     def delta_compression(self) -> CompressionSettings:
         """Of an update's delta; none where it says where a device that mixes with others is."""
         return self.compression if self.peers is None else CompressionSettings()
+
+    @property
+    def exchange_compression(self) -> CompressionSettings:
+        """Of weights that devices exchange."""
+        return self.compression
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

@@ -149,8 +149,8 @@ PRESETS: dict[str, Preset] = {
         "arXiv 1903.03934",
     ),
     # Its full text was not read. Barrier and reuse of late gradients are the paper's; Metropolis-Hastings
-    # weights, settled exchanges in place of superposed radio signals, and the step size are not from it. Neither
-    # are three random partners of all: a broker reaches everybody, and the paper's radio its neighbours.
+    # weights, settled exchanges in place of superposed radio signals, and the step size are not from it, nor
+    # are three random partners of all: a broker reaches everybody, and the paper's radio those near it.
     "dsgd": Preset(
         subnets=_FULL,
         averages=MEAN_OF_ALL,

@@ -10,19 +10,13 @@ from device_agent.peers.mixing import Weights
 from device_agent.wire.messages import BlobRef
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
+from models.compression.codec import decode, most_bytes
 from models.subnet import Array
-from models.weights import unpack
 
 MAX_NORM_RATIO = 10.0
 """Weights whose L2 norm is more than so many times the own one's are refused."""
 
 MIN_NORM = 1.0
-
-
-def max_content_bytes(bundle: Bundle) -> int:
-    """Packed weights of this network have fewer bytes."""
-    parameters = bundle.graph.parameters
-    return 4096 + sum(4 * math.prod(shape) + len(name) + 128 for name, shape in parameters.items())
 
 
 def check_theirs(ref: BlobRef, bundle: Bundle) -> None:
@@ -31,20 +25,28 @@ def check_theirs(ref: BlobRef, bundle: Bundle) -> None:
     Raises:
         PeerError: they are larger than this network's can be.
     """
-    most = max_content_bytes(bundle)
+    most = most_bytes(bundle.graph.parameters)
     if ref.size_bytes > most:
         raise PeerError(f"a neighbour's weights have {ref.size_bytes} bytes, this network's at most {most}")
 
 
-def unpack_theirs(ref: BlobRef, bundle: Bundle, own: Weights) -> dict[str, Array]:
+def unpack_theirs(ref: BlobRef, bundle: Bundle, own: Weights, nonce: int = 0) -> dict[str, Array]:
     """Read a neighbour's weights.
+
+    Args:
+        ref: with the content.
+        bundle: of the run.
+        own: weights of this device.
+        nonce: of the exchange; it draws the entries that a `random-mask` keeps, and the others are 0.
 
     Raises:
         PeerError: they did not come, are of other names or shapes, not finite, or far too large.
     """
     if ref.data is None:
         raise PeerError("a neighbour's weights did not come with their message")
-    theirs = unpack(ref.data, bundle.graph.parameters)
+    theirs = decode(
+        ref.data, bundle.graph.parameters, seed=nonce, settings=bundle.settings.exchange_compression
+    )
     norm, own_norm = _norm(theirs), _norm(own)
     if norm > MAX_NORM_RATIO * max(own_norm, MIN_NORM):
         raise PeerError(f"a neighbour's weights have the norm {norm:.3g}, the own ones {own_norm:.3g}")

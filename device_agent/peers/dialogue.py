@@ -38,7 +38,6 @@ class Dialogue:
 
     Attributes:
         own: the weights. step: barriers passed; the session counts them.
-        frozen: told instead of the weights of the moment, None: those.
     """
 
     def __init__(
@@ -55,9 +54,8 @@ class Dialogue:
         self.exchanges, self.neighbours = exchanges, neighbours
         self.run, self.bundle, self.bundle_digest = run, bundle, bundle_digest
         self.settings = settings
-        self.own = OwnWeights(weights)
+        self.own = OwnWeights(weights, bundle.settings.exchange_compression)
         self.step = 0
-        self.frozen: WeightsSnapshot | None = None
         self.mailbox = Mailbox(settings.max_age_s, consumes=settings.pace != "wait-free")
 
     # ------------------------------------------------------------ what comes
@@ -112,9 +110,9 @@ class Dialogue:
             return Said([])
         if not self.exchanges.wants_offer(now_s, sender, envelope.boot_epoch, offer):
             return Said([])
-        theirs = unpack_theirs(offer.weights, self.bundle, self.own.weights)
+        theirs = unpack_theirs(offer.weights, self.bundle, self.own.weights, offer.nonce)
         deed = self.exchanges.on_offer(
-            now_s, sender, envelope.boot_epoch, offer, theirs, self._told(), self.neighbours.degree
+            now_s, sender, envelope.boot_epoch, offer, theirs, self.tell(offer.nonce), self.neighbours.degree
         )
         return self._do(sender, deed)
 
@@ -126,7 +124,7 @@ class Dialogue:
         """
         sender, body = envelope.sender, envelope.body
         if isinstance(body, Answer):
-            theirs = unpack_theirs(body.weights, self.bundle, self.own.weights)
+            theirs = unpack_theirs(body.weights, self.bundle, self.own.weights, body.nonce)
             return self._do(sender, self.exchanges.on_answer(now_s, sender, body, theirs))
         if isinstance(body, Settle):
             return self._do(sender, self.exchanges.on_settle(now_s, sender, envelope.boot_epoch, body))
@@ -143,13 +141,13 @@ class Dialogue:
         """Push the weights to these neighbours, or begin those exchanges that are ours to begin."""
         degree = self.neighbours.degree
         if self.settings.exchange == "push":
-            ref = self._told().ref
+            ref = self.tell(0).ref
             offer = Offer(nonce=self.step, degree=degree, step=self.step, weights=ref, wants_answer=False)
             return [self._to(neighbour, offer) for neighbour in neighbours]
         effects: list[Effect] = []
         for neighbour in neighbours:
             if self.neighbours.begins(neighbour) and self.exchanges.can_begin(now_s, neighbour):
-                offer = self.exchanges.begin(now_s, neighbour, degree, self._told())
+                offer = self.exchanges.begin(now_s, neighbour, degree, self.tell)
                 effects.append(self._to(neighbour, offer))
         return effects
 
@@ -167,16 +165,17 @@ class Dialogue:
 
     def freeze(self) -> None:
         """Tell neighbours these weights from now on, until `thaw`."""
-        self.frozen = self.own.snapshot(self.step)
+        self.own.freeze(self.step)
 
     def thaw(self) -> None:
         """Tell neighbours the weights of the moment again."""
-        self.frozen = None
+        self.own.thaw()
 
     # ------------------------------------------------------------ how
 
-    def _told(self) -> WeightsSnapshot:
-        return self.frozen or self.own.snapshot(self.step)
+    def tell(self, nonce: int) -> WeightsSnapshot:
+        """What this device says of its weights in an exchange."""
+        return self.own.snapshot(self.step, nonce)
 
     def _do(self, neighbour: str, deed: Deed) -> Said:
         if deed.pull is not None:

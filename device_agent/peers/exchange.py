@@ -21,6 +21,7 @@ Nothing here has a clock, a socket or a device's weights. Times are seconds of o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -152,8 +153,10 @@ class ReciprocalExchanges:
             or (self._settings.weight == "half" and self._is_busy(now_s))
         )
 
-    def begin(self, now_s: float, neighbour: str, degree: int, own: WeightsSnapshot) -> Offer:
-        """Offer a snapshot; `degree` is how many neighbours this device has."""
+    def begin(
+        self, now_s: float, neighbour: str, degree: int, tell: Callable[[int], WeightsSnapshot]
+    ) -> Offer:
+        """Offer what `tell` makes of the nonce; `degree`: see `Offer`."""
         missed = self._open.pop(neighbour, None)
         if missed is not None:
             self._missed[neighbour] = missed
@@ -161,6 +164,7 @@ class ReciprocalExchanges:
             self._num_silent[neighbour] = self._num_silent.get(neighbour, 0) + 1
         nonce = self._next_nonce
         self._next_nonce += 1
+        own = tell(nonce)
         self._open[neighbour] = _Open(nonce, degree, own, now_s)
         self._count(neighbour, "begun")
         return Offer(nonce=nonce, degree=degree, step=own.step, weights=own.ref)

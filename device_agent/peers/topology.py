@@ -206,7 +206,7 @@ def _file(topology: Topology, devices: Sequence[str], _draw: int) -> Iterable[Ed
 
 
 def _drawn(topology: Topology, devices: Sequence[str], draw: int, most: int) -> Iterable[Edge]:
-    """Everybody with everybody, or rings by chance over each other: connected, and nobody is far from anybody.
+    """Everybody with everybody, or rings by chance over each other: connected, and all are near each other.
 
     References:
         Friedman, "A proof of Alon's second eigenvalue conjecture", 2008: the spectral gap of such graphs is

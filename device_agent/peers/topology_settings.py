@@ -15,7 +15,8 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """How neighbours are found among the devices that are online.
 
     Attributes:
-        kind: `random`: `num_neighbours` of all, by chance; everybody where there are no more. `ring`. `grid`: four neighbours, fewer at the edges, as near to a square as the number allows.
+        kind: `random`: `num_neighbours` of all, by chance; everybody where there are no more. `ring`.
+            `grid`: four neighbours, fewer at the edges, as near to a square as the number allows.
             `geometric`: each device has a place in the unit square, and those within `radius` are
             neighbours; the radius grows by tenths until all are connected. `full`: everybody with everybody,
             up to MOST_NEIGHBOURS. `file`: as an edge list says.

@@ -9,12 +9,13 @@ from msgspec import Meta
 
 
 class CompressionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of deltas and gradients; weights that a device starts from are never compressed.
+    """Of deltas and gradients, or of the weights that devices exchange; all others travel whole.
 
     Attributes:
         scheme: `none`: float32. `float16`. `int8`: in blocks, each with a scale. `top-k`: the entries of the
-            largest magnitude. `random-mask`: entries drawn by the order's seed. What the last three leave
-            out is added to the next update (error feedback).
+            largest magnitude. `random-mask`: entries drawn by the order's seed, or by the exchange's nonce.
+            What the last three leave out of an update is added to the next one (error feedback). Weights
+            have no `top-k`.
         block: int8 values that share a scale.
         keep_fraction: share of the entries that `top-k` and `random-mask` send.
     """

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from coordinator.method import read_topology, resolve_method
+from coordinator.method import check_compression, read_topology, resolve_method
 from coordinator.orders import Device, RunConfig, make_order
 from coordinator.peering import Assignment, assignment_of, window_s, windowed
 from coordinator.strategies.mean_of_devices import MEAN_OF_DEVICES
@@ -19,6 +19,7 @@ from device_agent.peers.topology import Topology
 from device_agent.peers.topology_settings import TopologySettings
 from device_agent.wire.messages import BlobRef, Hello, PeerReport, Update
 from firmware_profiles.errors import UserError
+from models.compression.settings import CompressionSettings
 from models.peer_settings import PeerSettings
 from models.subnet import full_vector
 
@@ -233,3 +234,22 @@ def test_single_fields_of_an_exchange_can_be_replaced():
 def test_what_does_not_fit_a_method_is_refused(strategy, changes, told):
     with pytest.raises(UserError, match=told):
         resolve_method(strategy, **changes)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "scheme", "told"),
+    [
+        ("dsgd", "top-k", "these devices exchange weights: choose float16, int8 or random-mask"),
+        ("swift", "random-mask", "this strategy pushes: choose float16 or int8"),
+    ],
+)
+def test_a_compression_that_means_nothing_between_neighbours_is_refused(strategy, scheme, told):
+    with pytest.raises(UserError, match=told):
+        check_compression(resolve_method(strategy), CompressionSettings(scheme=scheme))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "scheme"), [("dsgd", "random-mask"), ("swift", "int8"), ("async", "top-k")]
+)
+def test_other_compressions_are_taken(strategy, scheme):
+    check_compression(resolve_method(strategy), CompressionSettings(scheme=scheme))

@@ -36,13 +36,13 @@ class Device:
         return self.own.weights["w"]
 
     def begin(self, now_s, neighbour):
-        return self.exchanges.begin(now_s, neighbour, self.degree, self.own.snapshot(0))
+        return self.exchanges.begin(now_s, neighbour, self.degree, lambda nonce: self.own.snapshot(0, nonce))
 
     def hear(self, now_s, sender, body, theirs=None):
         """Take a message in; returns the answer."""
         exchanges, name = self.exchanges, sender.name
         if isinstance(body, Offer):
-            own = self.own.snapshot(0)
+            own = self.own.snapshot(0, body.nonce)
             deed = exchanges.on_offer(now_s, name, sender.boot_epoch, body, theirs, own, self.degree)
         elif isinstance(body, Answer):
             deed = exchanges.on_answer(now_s, name, body, theirs)

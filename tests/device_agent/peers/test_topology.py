@@ -110,7 +110,9 @@ def test_the_run_decides_the_places_unless_the_topology_has_a_seed_of_its_own():
     radius=st.floats(0.01, 1.0),
 )
 def test_drawn_topologies_are_mutual_connected_and_know_their_degrees(kind, number, seed, radius):
-    found = neighbours(Topology(TopologySettings(kind=kind, radius=radius, num_neighbours=4), seed), ids(number))
+    found = neighbours(
+        Topology(TopologySettings(kind=kind, radius=radius, num_neighbours=4), seed), ids(number)
+    )
     assert set(found) == set(ids(number))
     pairs = links(found)
     assert pairs == {(other, one) for one, other in pairs}
