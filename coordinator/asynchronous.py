@@ -50,6 +50,7 @@ class AsyncCore(FleetCore):
         line: devices without an order, who has waited longest first.
         due_s: a device with an order -> when its time is over, the way back included; oldest first.
         resting: those of them whose order brought nothing.
+        idle: devices whose last order brought nothing; they take no part until one does.
         timer_s: when the timer of the orders is due.
         weighing: what updates count.
     """
@@ -58,6 +59,7 @@ class AsyncCore(FleetCore):
     line: dict[str, None] = field(default_factory=dict)
     due_s: dict[str, float] = field(default_factory=dict)
     resting: set[str] = field(default_factory=set)
+    idle: set[str] = field(default_factory=set)
     timer_s: float | None = None
     weighing: Weighing = field(init=False)
     _weight: float = 0.0
@@ -105,7 +107,9 @@ class AsyncCore(FleetCore):
         self.state, self.has_begun = "open", True
         self.intake.open(self.strategy.open(self.bundle, self.weights), self._fold)
         self._weight, self._is_timed = 0.0, False
-        self.weighing.num_sharing = sum(hello.num_samples > 0 for hello in online)
+        self.weighing.num_sharing = sum(
+            hello.num_samples > 0 and hello.device not in self.idle for hello in online
+        )
         return [self._announce(), *effects, *self._hand_out(now_s)]
 
     def _fold(
@@ -145,9 +149,11 @@ class AsyncCore(FleetCore):
             if device.order in device.folded_orders:
                 del self.due_s[device_id]
                 self.resting.discard(device_id)
+                self.idle.discard(device_id)
                 self.line[device_id] = None
             else:
                 self.resting.add(device_id)
+                self.idle.add(device_id)
         aggregator = self.intake.aggregator
         if self.state != "open" or aggregator is None:
             return []

@@ -300,6 +300,26 @@ def test_with_fairness_devices_move_the_model_alike_however_often_they_report():
 # ---------------------------------------------------------------- once, and only after the commit
 
 
+def test_a_device_that_declines_takes_nothing_from_the_others():
+    fleet = Fleet("a", "b", "c", fairness="rate", config={"num_rounds": 1000})
+    fleet.decline("c")
+    for turn in range(1, 21):
+        fleet.update("a", turn)
+        fleet.update("b", turn)
+    assert fleet.moved(20) - fleet.moved(19) == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_buffer_of_all_devices_does_not_wait_for_those_that_decline():
+    fleet = Fleet("a", "b", "c", buffer_size=None)
+    fleet.decline("c")
+    for turn, name in enumerate("aba", 1):  # all three were to have a part in the first buffer
+        fleet.update(name, turn)
+    assert len(fleet.commits) == 1
+    fleet.update("b", 4)
+    fleet.update("a", 5)
+    assert len(fleet.commits) == 2
+
+
 def test_nothing_is_acknowledged_before_its_buffer_is_committed():
     fleet = Fleet("a", "b")
     assert fleet.acks(fleet.update("a")) == []
