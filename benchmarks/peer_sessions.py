@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from device_agent.effects import CancelTimer, Effect, Send, SetTimer, StartJob, StopJob
 from device_agent.orders import OrderInHand
+from device_agent.peers.checks import mixing_digest
 from device_agent.peers.session import PeerSession
 from device_agent.training import TrainingResult
 from device_agent.wire.codec import refer
@@ -79,7 +80,7 @@ class Sessions:
         self._timers: dict[tuple[int, str], int] = {}
         self._jobs = [0] * len(neighbours)
         bundle = _bundle(settings)
-        self._digest = refer(encode_bundle(bundle)).digest
+        self._digest = mixing_digest(bundle)
         self._sessions = [
             PeerSession(
                 device=device,

@@ -297,23 +297,30 @@ class AgentCore:
         return [StartJob(JobRequest(in_hand=in_hand, bundle=bundle, weights=weights))]
 
     def _learn_from_neighbours(self, in_hand: OrderInHand, content: bytes, weights: bytes) -> list[Effect]:
-        """Begin a session; one that is on takes the order."""
+        """Begin a session; one that is on takes the order if it fits."""
         try:
-            if self.peers is not None:
-                return self.peers.on_order(in_hand, unpack(weights, self.peers.bundle.graph.parameters))
-            bundle = self.decode(content)
-            self.peers = PeerSession(
+            bundle = self._bundle(in_hand.order.bundle.digest, content)
+            tensors = unpack(weights, bundle.graph.parameters)
+            if self.peers is not None and self.peers.fits(bundle):
+                return self.peers.on_order(in_hand, bundle, content, tensors)
+            session = PeerSession(
                 device=self.hello.device,
                 boot_epoch=self.hello.boot_epoch,
                 in_hand=in_hand,
                 bundle=bundle,
                 content=content,
-                weights=unpack(weights, bundle.graph.parameters),
+                weights=tensors,
             )
         except EdgetideError as error:
             return self._decline(str(error)) if self.peers is None else self._go_on_without(str(error))
-        self.state = "training"
-        return self.peers.begin()
+        effects = self._stop()
+        self.peers, self.state = session, "training"
+        return [*effects, *session.begin()]
+
+    def _bundle(self, digest: str, content: bytes) -> Bundle:
+        """Decoded, but for the one that the session has already."""
+        is_known = self.peers is not None and self.peers.bundle_digest == digest
+        return self.peers.bundle if self.peers is not None and is_known else self.decode(content)
 
     def _go_on_without(self, why: str) -> list[Effect]:
         """The session goes on with the order before."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
+import msgspec
 import numpy as np
 
 from device_agent.peers.mixing import Weights
@@ -11,12 +13,19 @@ from device_agent.wire.messages import BlobRef
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
 from models.compression.codec import decode, most_bytes
+from models.graph import digest as graph_digest
 from models.subnet import Array
 
 MAX_NORM_RATIO = 10.0
 """Weights whose L2 norm is more than so many times the own one's are refused."""
 
 MIN_NORM = 1.0
+
+
+def mixing_digest(bundle: Bundle) -> str:
+    """Names what two devices must have in common for their weights to be mixed; tables may differ."""
+    settings = msgspec.msgpack.encode(bundle.settings)
+    return hashlib.sha256(graph_digest(bundle.graph).encode() + settings).hexdigest()
 
 
 def check_theirs(ref: BlobRef, bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from device_agent.effects import Effect, Send
-from device_agent.peers.checks import check_theirs, unpack_theirs
+from device_agent.peers.checks import check_theirs, mixing_digest, unpack_theirs
 from device_agent.peers.exchange import Deed, ReciprocalExchanges
 from device_agent.peers.mailbox import Letter, Mailbox
 from device_agent.peers.mixing import Weights, moved, moved_back, pull, received_weight
@@ -34,10 +34,11 @@ class Dialogue:
 
     Args:
         exchanges: of this device. neighbours: of this moment.
-        run: its id. bundle, bundle_digest: of the run. weights: to begin with.
+        run: its id. bundle: of the run. weights: to begin with.
 
     Attributes:
         own: the weights. step: barriers passed; the session counts them.
+        digest: of what all who mix have in common; their messages bear it.
     """
 
     def __init__(
@@ -47,12 +48,11 @@ class Dialogue:
         *,
         run: str,
         bundle: Bundle,
-        bundle_digest: str,
         settings: PeerSettings,
         weights: Weights,
     ) -> None:
         self.exchanges, self.neighbours = exchanges, neighbours
-        self.run, self.bundle, self.bundle_digest = run, bundle, bundle_digest
+        self.run, self.bundle, self.digest = run, bundle, mixing_digest(bundle)
         self.settings = settings
         self.own = OwnWeights(weights, bundle.settings.exchange_compression)
         self.step = 0
@@ -71,11 +71,11 @@ class Dialogue:
             raise PeerError(f"it belongs to run {envelope.run}, this device is in {self.run}")
         if isinstance(body, (Settle, Settled)):
             # Perhaps of one who was a neighbour until now, but not of a session before: nonces begin anew.
-            return envelope.base_digest == self.bundle_digest
+            return envelope.base_digest == self.digest
         if not isinstance(body, (Offer, Answer)):
             raise PeerError(f"a neighbour's {type(body).__name__} has no place here")
-        if envelope.base_digest != self.bundle_digest:
-            raise PeerError(f"the weights of {sender} are of another bundle: they cannot be compared")
+        if envelope.base_digest != self.digest:
+            raise PeerError(f"the weights of {sender} are of another network: they cannot be compared")
         check_theirs(body.weights, self.bundle)
         if isinstance(body, Answer):
             return self.exchanges.wants_answer(now_s, sender, body)
@@ -186,4 +186,4 @@ class Dialogue:
         return Said(effects, has_pulled=deed.pull is not None)
 
     def _to(self, neighbour: str, body: Offer | Answer | Settle | Settled) -> Send:
-        return Send(to=neighbour, body=body, run=self.run, base_digest=self.bundle_digest)
+        return Send(to=neighbour, body=body, run=self.run, base_digest=self.digest)

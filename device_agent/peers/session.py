@@ -29,6 +29,7 @@ import msgspec
 
 from device_agent.effects import CancelTimer, Effect, Listen, Note, SetTimer, StartJob, StopJob
 from device_agent.orders import JobRequest, OrderInHand
+from device_agent.peers.checks import mixing_digest
 from device_agent.peers.dialogue import Dialogue
 from device_agent.peers.exchange import ReciprocalExchanges
 from device_agent.peers.mixing import Weights, moved
@@ -99,7 +100,6 @@ class PeerSession:
             self.neighbours,
             run=in_hand.run,
             bundle=bundle,
-            bundle_digest=order.bundle.digest,
             settings=settings,
             weights=weights,
         )
@@ -124,6 +124,11 @@ class PeerSession:
         self._held_offers: dict[str, tuple[Envelope, float]] = {}
 
     @property
+    def bundle_digest(self) -> str:
+        """Of the newest order's bundle."""
+        return self._in_hand.order.bundle.digest
+
+    @property
     def step(self) -> int:
         """Barriers passed."""
         return self.dialogue.step
@@ -144,14 +149,28 @@ class PeerSession:
         return [CancelTimer(key) for key in (BEGIN, ORDER, BARRIER, TICK, UNIT, REPORT)]
 
     def takes(self, run: str, order: Order) -> bool:
-        """Whether an order belongs to this session, and does not end it."""
-        is_same = (run, order.bundle.digest) == (self.run, self.dialogue.bundle_digest)
-        return is_same and order.peering is not None
+        """Whether an order may belong to this session, which then goes on until its bundle is here."""
+        return run == self.run and order.peering is not None
 
-    def on_order(self, in_hand: OrderInHand, weights: Weights) -> list[Effect]:
-        """A later order of the run: other neighbours perhaps, and what the next report refers to."""
+    def fits(self, bundle: Bundle) -> bool:
+        """Whether a later order's bundle is this session's, whatever its table."""
+        return mixing_digest(bundle) == self.dialogue.digest
+
+    def on_order(
+        self, in_hand: OrderInHand, bundle: Bundle, content: bytes, weights: Weights
+    ) -> list[Effect]:
+        """A later order of the run: other neighbours or another table perhaps, and what reports refer to.
+
+        Args:
+            in_hand: the order.
+            bundle: of the order, decoded; it fits.
+            content: the bundle as it came.
+            weights: of the order; the own ones stay.
+        """
         assert in_hand.order.peering is not None
         self._in_hand = self._owed = in_hand
+        self.bundle = self.dialogue.bundle = bundle
+        self._content = content
         self._base = weights
         self.neighbours.assign(in_hand.order.peering)
         self._waits_for &= set(self.neighbours.ids)
@@ -372,7 +391,7 @@ class PeerSession:
             exchanges=self.exchanges.take_counts(),
             staleness=tuple(self.window.staleness),
             discarded=self.window.discarded,
-            sketch=sketch(self.weights, f"{self.run}/{self.dialogue.bundle_digest}"),
+            sketch=sketch(self.weights, f"{self.run}/{self.dialogue.digest}"),
             bytes_sent=self.window.bytes_sent,
         )
         update = self.window.update(owed.order, refer(content), report, now_s)

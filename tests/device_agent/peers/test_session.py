@@ -245,3 +245,41 @@ def test_a_settlement_of_a_session_before_this_one_holds_no_offers_up():
 
 def decode_body(delivery):
     return decode(delivery.payload, delivery.topic).body if "/peer/" in delivery.topic else None
+
+
+# ---------------------------------------------------------------- another bundle in the same run
+
+
+def test_another_table_in_the_middle_of_a_run_costs_a_device_nothing_it_learned():
+    fleet = Fleet("ab")
+    fleet.begin()
+    for name in "ab":
+        fleet.finish(name, 0.5)
+    fleet.clock.advance(1.5 * BARRIER_S)
+    before = {name: fleet.session(name) for name in "ab"}
+    table = msgspec.structs.replace(fleet.bundle.table, source="another search")
+    fleet.content = encode_bundle(msgspec.structs.replace(fleet.bundle, table=table))
+    fleet.order("a", number=2)  # b has the old one yet, and they go on to mix
+    fleet.clock.advance(2 * BARRIER_S)
+    assert fleet.session("a") is before["a"]
+    assert fleet.value("a") == pytest.approx(0.5)
+    counts = [one for name in "ab" for one in fleet.session(name).exchanges.counts.values()]
+    assert sum(one.completed for one in counts) >= 3
+    fleet.finish("a", 0.0)
+    fleet.clock.advance(1.0 * BARRIER_S)
+    assert fleet.session("a").bundle.table.source == "another search"
+    assert fleet.jobs["a"].requests[-1].bundle == fleet.content
+
+
+def test_another_network_in_the_same_run_begins_a_session_anew():
+    fleet, other = Fleet("a"), Fleet("", hidden=6)
+    fleet.begin()
+    fleet.finish("a", 0.5)
+    fleet.clock.advance(1.5 * BARRIER_S)
+    before = fleet.session("a")
+    fleet.content = other.content
+    fleet.order("a", number=2, weights=other.weights)
+    fleet.clock.advance(0.0)
+    assert fleet.session("a") is not before
+    assert fleet.session("a").step == 0
+    assert fleet.jobs["a"].requests[-1].bundle == other.content
