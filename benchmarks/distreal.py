@@ -47,7 +47,14 @@ METHODS_OF = {
     "matrix": (
         *("full", "drop", "small-20", "small-45", "small-65", "small-65-aided"),
         *("heterofl", "fjord", "fedrolex", "feddrop", "fiarse", "uniform-floor"),
-        *("distreal-paper", "distreal-live", "distreal-fixed-50", "distreal-plain", OURS),
+        *(
+            "distreal-paper",
+            "distreal-live",
+            "distreal-fixed-50",
+            "distreal-fixed-100",
+            "distreal-plain",
+            OURS,
+        ),
     ),
     "unconstrained": ("full",),
     "redraw": ("full", "small-65", "heterofl", "feddrop", "uniform-floor", "distreal-live", OURS),

@@ -26,10 +26,9 @@ LARGE_WIDTHS = (0.45, 0.65, 1.0)
 RATE_FACTORS = (1.0, 2.0)
 SERVER_MOMENTA = (0.5,)
 PASS_FACTORS = (1.0, 2.0)
-CHOICES = (("widest", 0.2), ("live", 0.3))
-"""How `distreal` chooses, and its floor."""
+AIDS = {"micro_batch": 4, "label_prior": 0.5}
+"""Of all candidates: mini-batches in parts where memory is short, and priors for who lacks classes."""
 
-MICRO_BATCH = 4
 PUBLISHED = ("heterofl", "fjord", "fedrolex", "feddrop", "fiarse")
 """Only with `--methods all`."""
 
@@ -88,7 +87,7 @@ def default_candidates(fleet: Scenario, *, all_methods: bool = False) -> tuple[C
         all_methods: with the published methods of sub-networks.
     """
     candidates: list[Candidate] = []
-    for name, changes, pass_factors in _methods(fleet, all_methods=all_methods):
+    for name, changes, pass_factors in _methods(all_methods=all_methods):
         for passes, rate, momentum in itertools.product(pass_factors, RATE_FACTORS, SERVER_MOMENTA):
             learning_rate = float(f"{rate * first_rate(fleet):.4g}")
             settings = {
@@ -170,25 +169,15 @@ def _rooted(key: str, value: Any, folder: Path) -> Any:
     return str(folder / value) if is_path else value
 
 
-def _methods(
-    fleet: Scenario, *, all_methods: bool
-) -> Iterator[tuple[str, dict[str, Any], tuple[float, ...]]]:
-    plain = {"micro_batch": MICRO_BATCH, "label_prior": 0.0}
-    aids = [("", plain, {})]
-    if any(group.labels for group in fleet.devices):
-        fair = {"weighting": "data", "step_normalisation": 0.5}
-        aids.append((", for all classes", {**plain, "label_prior": 0.5}, fair))
-    for aid, subnets, averages in aids:
-        both: dict[str, Any] = {"subnets": subnets, "averages": averages}
-        for width in SMALL_WIDTHS:
-            changes = {"strategy": "small", "base_width": width, "table": None, **both}
-            yield f"small {width:g}{aid}", changes, PASS_FACTORS
-        yield f"full{aid}", {"strategy": "full", "base_width": 1.0, "table": None, **both}, (1.0,)
-        for (choice, floor), width in itertools.product(CHOICES, LARGE_WIDTHS):
-            changes = {"strategy": "distreal", "base_width": width}
-            changes["subnets"] = {**subnets, "choice": choice, "floor_fraction": floor}
-            changes["averages"] = {"weighting": "samples", "step_normalisation": 0.0, **averages}
-            changes |= {} if width == 1.0 else {"table": None}  # the fleet's table is of the full network
-            yield f"distreal {width:g}, {choice}{aid}", changes, (1.0,)
+def _methods(*, all_methods: bool) -> Iterator[tuple[str, dict[str, Any], tuple[float, ...]]]:
+    aids: dict[str, Any] = {"subnets": AIDS, "averages": {"weighting": "data"}}
+    for width in SMALL_WIDTHS:
+        changes = {"strategy": "small", "base_width": width, "table": None, **aids}
+        yield f"small {width:g}", changes, PASS_FACTORS
+    yield "full", {"strategy": "full", "base_width": 1.0, "table": None, **aids}, (1.0,)
+    for width in LARGE_WIDTHS:
+        changes = {"strategy": "distreal", "base_width": width, **aids}
+        changes |= {} if width == 1.0 else {"table": None}  # the fleet's table is of the full network
+        yield f"distreal {width:g}", changes, (1.0,)
     for method in PUBLISHED if all_methods else ():
         yield method, {"strategy": method, "base_width": 1.0, "table": None}, (1.0,)

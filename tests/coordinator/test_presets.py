@@ -286,7 +286,7 @@ def test_small_is_fedavg_of_a_narrower_network_for_everybody():
 def test_distreal_draws_random_filters_anew_for_every_mini_batch(name):
     subnets, own = PRESETS[name].subnets, PRESETS["distreal"].subnets
     assert (subnets.choice, subnets.draw, subnets.floor_fraction) == ("live", "random", 0.0)
-    assert (own.choice, own.draw) == ("live", "random")
+    assert (own.choice, own.draw) == ("widest", "random")
     weak = Device(name, WEAK, num_batches=12)
     assert set(weak.vectors) == {2}
     assert len(weak.channels) > 2

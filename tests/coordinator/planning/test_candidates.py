@@ -1,6 +1,5 @@
 """What a plan chooses between."""
 
-import msgspec
 import pytest
 
 from coordinator.planning.candidates import default_candidates, family_of, method_of, read_candidates
@@ -38,21 +37,14 @@ def test_a_fleets_table_goes_with_the_full_network_alone(make_fleet):
 def test_candidates_that_differ_in_rates_alone_are_one_family(make_fleet):
     fleet = make_fleet()
     families = {family_of(one.settings(fleet)) for one in default_candidates(fleet)}
-    assert len(families) == 24
-    assert "distreal 0.65 widest floor 0.2" in families
+    assert len(families) == 9
     assert "distreal 0.65 widest floor 0.2 prior 0.5" in families
 
 
-def test_class_priors_are_tried_where_some_classes_are_with_some_groups_alone(make_fleet):
+def test_all_candidates_have_class_priors_and_parts_of_mini_batches(make_fleet):
     fleet = make_fleet()
-    spread = msgspec.structs.replace(
-        fleet, devices=tuple(msgspec.structs.replace(group, labels=None) for group in fleet.devices)
-    )
-
-    def priors(of):
-        return {method_of(one.settings(of)).subnets.label_prior for one in default_candidates(of)}
-
-    assert (priors(fleet), priors(spread)) == ({0.0, 0.5}, {0.0})
+    methods = [method_of(one.settings(fleet)) for one in default_candidates(fleet)]
+    assert {(one.subnets.label_prior, one.subnets.micro_batch) for one in methods} == {(0.5, 4)}
 
 
 def test_a_file_of_candidates_is_read(make_fleet, tmp_path):
