@@ -4,7 +4,7 @@
     python -m benchmarks.distreal --data DIR --out RESULTS --tune
     python -m benchmarks.distreal --data DIR --out RESULTS [--family time batch memory]
                                   [--dataset fashion cifar digits] [--cells NAME ...] [--methods NAME ...]
-                                  [--seeds 0-4] [--robustness] [--workers N] [--json]
+                                  [--seeds 0-4] [--planned] [--robustness] [--workers N] [--json]
     python -m benchmarks.distreal --quick
 
 It can be stopped and started again, and run in parts: finished runs are kept in RESULTS and not repeated.
@@ -33,6 +33,7 @@ from benchmarks.distreal_cells import (
     unconstrained_cell,
 )
 from benchmarks.distreal_checks import OURS, Measured, checks_of, ordering
+from benchmarks.distreal_plans import PLANNED, planned
 from benchmarks.distreal_tuning import tune, write_methods
 from benchmarks.report import Report, parser, publish
 from coordinator.comparing.compare import Watch, compare
@@ -45,16 +46,10 @@ from models.data.dataset import load_data
 QUICK_METHODS = ("full", OURS)
 METHODS_OF = {
     "matrix": (
-        *("full", "drop", "small-20", "small-45", "small-65", "small-65-aided"),
+        *("full", "drop", "small-20", "small-45", "small-65", "small-20-aided"),
         *("heterofl", "fjord", "fedrolex", "feddrop", "fiarse", "uniform-floor"),
-        *(
-            "distreal-paper",
-            "distreal-live",
-            "distreal-fixed-50",
-            "distreal-fixed-100",
-            "distreal-plain",
-            OURS,
-        ),
+        *("distreal-paper", "distreal-live", "distreal-fixed-50", "distreal-fixed-100", "distreal-plain"),
+        *("distreal-45", OURS),
     ),
     "unconstrained": ("full",),
     "redraw": ("full", "small-65", "heterofl", "feddrop", "uniform-floor", "distreal-live", OURS),
@@ -126,14 +121,16 @@ def _measure(cell: Cell, options: argparse.Namespace, out: Path) -> Measured | N
     wanted = options.methods or METHODS_OF[cell.kind]
     if unknown := set(wanted or ()) - set(known):
         raise UserError(f"--methods: {', '.join(sorted(unknown))}: there are {', '.join(known)}")
-    names = [name for name in known if not wanted or name in wanted]
-    print(f"{cell.name}: {len(names)} methods, seeds {options.seeds}", file=sys.stderr)
+    methods = {name: keys for name, keys in known.items() if not wanted or name in wanted}
+    if options.planned and cell.kind == "matrix":
+        methods[PLANNED] = planned(cell, out / "plans", options.workers)
+    print(f"{cell.name}: {len(methods)} methods, seeds {options.seeds}", file=sys.stderr)
     results = compare(
         [cell.path],
-        methods={name: known[name] for name in names},
+        methods=methods,
         seeds=parse_seeds(options.seeds),
         overrides=cell.overrides,
-        reference=OURS if OURS in names else None,
+        reference=next((name for name in (PLANNED, OURS) if name in methods), None),
         out=out,
         num_workers=options.workers,
         watch=Watch(now=_tell),
@@ -204,6 +201,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--cells", nargs="+", metavar="NAME", help="such as 'time 20%% fashion'; all by default"
     )
     made.add_argument("--methods", nargs="+", metavar="NAME", help="of the file of methods")
+    made.add_argument(
+        "--planned", action="store_true", help="also what edgetide dse plan recommends for each cell"
+    )
     made.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,2")
     made.add_argument("--tune", action="store_true", help="tune the methods on a validation split, no more")
     made.add_argument("--robustness", action="store_true", help="also availability redrawn at other times")

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.distreal_cells import TUNED_BUDGET, Cell
+from benchmarks.distreal_plans import PLANNED
 from benchmarks.report import Check
 from coordinator.comparing.curves import seconds_to, smoothed_curve
 from coordinator.comparing.summary import BEST_TARGET, Runs, ScenarioSummary, TimeTo
 
 OURS = "distreal"
+"""As it comes, whatever the fleet."""
+
 FIXED = "distreal-fixed"
 SMALL = "small"
 PUBLISHED = ("heterofl", "fjord", "fjord-kd", "fedrolex", "feddrop", "fiarse")
@@ -38,6 +41,11 @@ class Measured:
         ran = [method for method in methods if method in self.summary.methods]
         return max(ran, key=self.final, default=None)
 
+    @property
+    def default(self) -> str:
+        """What edgetide would run: what was planned for the fleet, if it was."""
+        return PLANNED if PLANNED in self.summary.methods else OURS
+
     def beginning(self, prefix: str) -> list[str]:
         """Methods that ran whose name begins so."""
         return [method for method in self.summary.methods if method.startswith(prefix)]
@@ -47,7 +55,7 @@ def checks_of(measured: Sequence[Measured]) -> list[Check]:
     """All checks for which the methods ran."""
     found: list[Check] = []
     for one in measured:
-        if one.cell.kind != "matrix" or OURS not in one.summary.methods:
+        if one.cell.kind != "matrix" or one.default not in one.summary.methods:
             continue
         found += envelope(one)
         if one.cell.family != "memory":
@@ -69,14 +77,14 @@ def envelope(one: Measured) -> list[Check]:
             "every other method, paired 95 % interval and 0.5 points",
         )
         for share, methods in one.summary.better_than_reference.items()
-        if float(share) >= 0.5 and one.summary.reference == OURS
+        if float(share) >= 0.5 and one.summary.reference == one.default
     ]
 
 
 def live_choice(one: Measured) -> list[Check]:
     """Choosing per mini-batch against the best vector that never changes."""
     fixed = one.best(one.beginning(FIXED))
-    if fixed is None:
+    if fixed is None or OURS not in one.summary.methods:
         return []
     return [
         Check(
@@ -120,14 +128,14 @@ def capacity(one: Measured) -> list[Check]:
     small = one.best(one.beginning(SMALL))
     if not binds or small is None:
         return []
-    gained = one.final(OURS) - one.final(small)
+    gained = one.final(one.default) - one.final(small)
     return [Check(f"{one.cell.name}: points above the best small network", gained, ">=", 1.0, small)]
 
 
 def unique_classes(one: Measured) -> list[Check]:
     """Classes that only some devices hold are not sacrificed."""
     found = []
-    ours, dropped = (one.summary.methods.get(method) for method in (OURS, "drop"))
+    ours, dropped = (one.summary.methods.get(method) for method in (one.default, "drop"))
     for index, own in enumerate(ours.own_classes if ours else ()):
         if own.others is not None:
             behind = 100 * (own.others.mean - own.own.mean)
@@ -156,7 +164,7 @@ def times_to_best(one: Measured) -> list[Check]:
             found.append(
                 Check(
                     f"{one.cell.name}: time to 95 % of the best, ours / {quickest}",
-                    times[OURS] / times[quickest] if times[quickest] else math.nan,
+                    times[one.default] / times[quickest] if times[quickest] else math.nan,
                     "<=",
                     target,
                     quickest,
@@ -175,7 +183,7 @@ def unconstrained(measured: Sequence[Measured]) -> list[Check]:
                 and (one.cell.family, one.cell.dataset) == (free.cell.family, free.cell.dataset)
                 and one.cell.budget == TUNED_BUDGET
             ):
-                lost = free.final("full") - one.final(OURS)
+                lost = free.final("full") - one.final(one.default)
                 name = f"{one.cell.name}: points below unconstrained training"
                 found.append(Check(name, lost, "<=", 1.5, "full network, no limits"))
     return found

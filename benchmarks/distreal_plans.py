@@ -1,0 +1,47 @@
+"""What `edgetide dse plan` chooses for a cell of the DISTREAL study: a method that runs beside the others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from benchmarks.distreal_cells import Cell
+from coordinator.planning.plan_cli import plan_command
+from coordinator.planning.plan_file import Plan, load_plan
+from coordinator.planning.planned_fleet import PlanSettings
+from coordinator.twins.scenario import load_scenario
+
+PLANNED = "planned"
+"""The method's name."""
+
+
+def planned(cell: Cell, folder: Path, num_workers: int | None) -> dict[str, Any]:
+    """Keys of the scenario as the plan changes them; a plan that is there is not made again.
+
+    Args:
+        cell: to plan.
+        folder: of scenarios, plans and their simulations.
+        num_workers: processes at a time; None: the cores.
+    """
+    plan = plan_of(cell, folder, num_workers)
+    print(
+        f"{cell.name}: planned {plan.recommended}, at {plan.cost.fraction:.1%} of the run's training",
+        file=sys.stderr,
+    )
+    return plan.changes
+
+
+def plan_of(cell: Cell, folder: Path, num_workers: int | None) -> Plan:
+    """See `planned`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = cell.name.replace(" ", "-").replace("%", "")
+    fleet, out = folder / f"{name}.yaml", folder / f"{name}.plan.yaml"
+    scenario = msgspec.to_builtins(load_scenario(cell.path, list(cell.overrides)))
+    fleet.write_text(yaml.safe_dump(scenario, sort_keys=False))
+    if not out.exists():
+        plan_command(fleet, PlanSettings(), out=out, num_workers=num_workers, as_json=True)
+    return load_plan(out)
