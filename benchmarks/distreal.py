@@ -4,13 +4,14 @@
     python -m benchmarks.distreal --data DIR --out RESULTS --tune
     python -m benchmarks.distreal --data DIR --out RESULTS [--family time batch memory]
                                   [--dataset fashion cifar digits] [--cells NAME ...] [--methods NAME ...]
-                                  [--seeds 0-4] [--planned] [--robustness] [--workers N] [--json]
+                                  [--seeds 0-4] [--robustness] [--workers N] [--json]
     python -m benchmarks.distreal --quick
 
 It can be stopped and started again, and run in parts: finished runs are kept in RESULTS and not repeated.
 The checks are made of those that are there. `--tune` finds each method's settings in one cell, the
 time-limited one at 20 % on the first data set, and writes them to RESULTS/methods.yaml; all cells take them
-from there, else from examples/scenarios/methods.yaml.
+from there, else from examples/scenarios/methods.yaml. The method `planned` is what `edgetide dse plan`
+recommends for the cell, with the settings that it recommends.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ METHODS_OF = {
         *("full", "drop", "small-20", "small-45", "small-65", "small-20-aided"),
         *("heterofl", "fjord", "fedrolex", "feddrop", "fiarse", "uniform-floor"),
         *("distreal-paper", "distreal-live", "distreal-fixed-50", "distreal-fixed-100", "distreal-plain"),
-        *("distreal-45", OURS),
+        *("distreal-45", OURS, PLANNED),
     ),
     "unconstrained": ("full",),
     "redraw": ("full", "small-65", "heterofl", "feddrop", "uniform-floor", "distreal-live", OURS),
@@ -119,10 +120,10 @@ def rows_of(one: Measured) -> list[dict[str, Any]]:
 def _measure(cell: Cell, options: argparse.Namespace, out: Path) -> Measured | None:
     known = read_methods(_methods_file(out))
     wanted = options.methods or METHODS_OF[cell.kind]
-    if unknown := set(wanted or ()) - set(known):
-        raise UserError(f"--methods: {', '.join(sorted(unknown))}: there are {', '.join(known)}")
-    methods = {name: keys for name, keys in known.items() if not wanted or name in wanted}
-    if options.planned and cell.kind == "matrix":
+    if unknown := set(wanted) - {*known, PLANNED}:
+        raise UserError(f"--methods: {', '.join(sorted(unknown))}: there are {', '.join([*known, PLANNED])}")
+    methods = {name: keys for name, keys in known.items() if name in wanted}
+    if PLANNED in wanted:
         methods[PLANNED] = planned(cell, out / "plans", options.workers)
     print(f"{cell.name}: {len(methods)} methods, seeds {options.seeds}", file=sys.stderr)
     results = compare(
@@ -201,9 +202,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--cells", nargs="+", metavar="NAME", help="such as 'time 20%% fashion'; all by default"
     )
     made.add_argument("--methods", nargs="+", metavar="NAME", help="of the file of methods")
-    made.add_argument(
-        "--planned", action="store_true", help="also what edgetide dse plan recommends for each cell"
-    )
     made.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,2")
     made.add_argument("--tune", action="store_true", help="tune the methods on a validation split, no more")
     made.add_argument("--robustness", action="store_true", help="also availability redrawn at other times")
