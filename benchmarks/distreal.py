@@ -4,7 +4,7 @@
     python -m benchmarks.distreal --data DIR --out RESULTS --tune
     python -m benchmarks.distreal --data DIR --out RESULTS [--family time batch memory]
                                   [--dataset fashion cifar digits] [--cells NAME ...] [--methods NAME ...]
-                                  [--seeds 0-4] [--robustness] [--workers N] [--json]
+                                  [--seeds 0-4] [--robustness] [--report] [--workers N] [--json]
     python -m benchmarks.distreal --quick
 
 It can be stopped and started again, and run in parts: finished runs are kept in RESULTS and not repeated.
@@ -34,7 +34,7 @@ from benchmarks.distreal_cells import (
     unconstrained_cell,
 )
 from benchmarks.distreal_checks import OURS, Measured, checks_of, ordering
-from benchmarks.distreal_plans import PLANNED, planned
+from benchmarks.distreal_plans import PLANNED, is_planned, planned
 from benchmarks.distreal_tuning import tune, write_methods
 from benchmarks.report import Report, parser, publish
 from coordinator.comparing.compare import Watch, compare
@@ -123,7 +123,7 @@ def _measure(cell: Cell, options: argparse.Namespace, out: Path) -> Measured | N
     if unknown := set(wanted) - {*known, PLANNED}:
         raise UserError(f"--methods: {', '.join(sorted(unknown))}: there are {', '.join([*known, PLANNED])}")
     methods = {name: keys for name, keys in known.items() if name in wanted}
-    if PLANNED in wanted:
+    if PLANNED in wanted and (is_planned(cell, out / "plans") or not options.report):
         methods[PLANNED] = planned(cell, out / "plans", options.workers)
     print(f"{cell.name}: {len(methods)} methods, seeds {options.seeds}", file=sys.stderr)
     results = compare(
@@ -135,6 +135,7 @@ def _measure(cell: Cell, options: argparse.Namespace, out: Path) -> Measured | N
         out=out,
         num_workers=options.workers,
         watch=Watch(now=_tell),
+        only_stored=options.report,
     )
     for text in results.complaints:
         print(text, file=sys.stderr)
@@ -205,6 +206,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     made.add_argument("--seeds", default="0-4", help="such as 0-4 or 0,2")
     made.add_argument("--tune", action="store_true", help="tune the methods on a validation split, no more")
     made.add_argument("--robustness", action="store_true", help="also availability redrawn at other times")
+    made.add_argument("--report", action="store_true", help="run nothing, report on what is there")
     made.add_argument("--workers", type=int, metavar="N", help="processes at a time; the cores by default")
     options = made.parse_args(arguments)
     if not options.quick and not (options.data and options.out):

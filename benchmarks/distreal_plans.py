@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from benchmarks.distreal_cells import Cell
+from coordinator.comparing.plan import slug
 from coordinator.planning.plan_cli import plan_command
 from coordinator.planning.plan_file import Plan, load_plan
 from coordinator.planning.planned_fleet import PlanSettings
@@ -35,13 +36,23 @@ def planned(cell: Cell, folder: Path, num_workers: int | None) -> dict[str, Any]
     return plan.changes
 
 
+def is_planned(cell: Cell, folder: Path) -> bool:
+    """Whether the cell's plan is there."""
+    return _files(cell, folder)[1].exists()
+
+
 def plan_of(cell: Cell, folder: Path, num_workers: int | None) -> Plan:
     """See `planned`."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = cell.name.replace(" ", "-").replace("%", "")
-    fleet, out = folder / f"{name}.yaml", folder / f"{name}.plan.yaml"
+    fleet, out = _files(cell, folder)
     scenario = msgspec.to_builtins(load_scenario(cell.path, list(cell.overrides)))
     fleet.write_text(yaml.safe_dump(scenario, sort_keys=False))
     if not out.exists():
         plan_command(fleet, PlanSettings(), out=out, num_workers=num_workers, as_json=True)
     return load_plan(out)
+
+
+def _files(cell: Cell, folder: Path) -> tuple[Path, Path]:
+    """The scenario's and the plan's."""
+    name = slug(cell.name)
+    return folder / f"{name}.yaml", folder / f"{name}.plan.yaml"

@@ -161,8 +161,8 @@ def train(
         if isinstance(chosen, Pause):
             budget = yield chosen
             continue
-        entry, largest = chosen
-        inputs, labels = data.batch(next(stream))
+        entry, largest, num_samples = chosen
+        inputs, labels = data.batch(next(stream)[:num_samples])
         part_size = sub_step.parts.size(entry.vector, budget.memory_bytes) if sub_step.parts else len(inputs)
         step = sub_step.run(
             weights, optimizer, (entry.vector, largest.vector), done, inputs, labels, part_size

@@ -200,7 +200,7 @@ class Workbench:
             deadline_at_s=request.in_hand.deadline_at_s,
             grant=lambda task: self._grant(task, num_cores),
             observe=lambda cost, core_s: prepared.times.observe(
-                cost.macs // cost.num_samples, core_s, cost.vector
+                cost.macs // bundle.settings.batch_size, core_s, cost.vector
             ),
             report=tell,
             num_cores=num_cores,

@@ -43,6 +43,9 @@ class SubnetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             is trained without.
         micro_batch: mini-batches that do not fit in memory are trained in parts of at least so many samples
             (`models.micro_batches`); 0: never.
+        cut_batch: with the choice `widest`, a mini-batch that would not be done in time is cut to as many
+            samples as there is time for, if these are at least so many, before a narrower vector is taken;
+            0: never.
         partial_work: whether an order that could not be finished in time is reported; else it is dropped.
     """
 
@@ -58,6 +61,7 @@ class SubnetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     self_distillation: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     label_prior: Annotated[float, Meta(ge=0.0, le=4.0)] = 0.0
     micro_batch: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    cut_batch: Annotated[int, Meta(ge=0, le=2**20)] = 0
     partial_work: bool = True
 
     def __post_init__(self) -> None:

@@ -81,6 +81,7 @@ def compare(
     num_workers: int | None = None,
     watch: Watch | None = None,
     start: Start = start_process,
+    only_stored: bool = False,
 ) -> Results:
     """Carry out the runs that are not there yet, and sum up all of them.
 
@@ -95,6 +96,7 @@ def compare(
         num_workers: processes at a time; the cores we may use by default.
         watch: told how it goes on.
         start: how a run is started.
+        only_stored: carry out none, and sum up those that are there.
 
     Raises:
         UserError: the scenarios or methods do not fit, or the folder cannot be written to.
@@ -112,7 +114,7 @@ def compare(
     places = _places(plan, root)
     found = {run: read_stored(path, run) for run, path in places.items()}
     outcomes = {run: one.outcome for run, one in found.items() if one.outcome is not None}
-    todo = [run for run in places if run not in outcomes]
+    todo = [] if only_stored else [run for run in places if run not in outcomes]
     prepared = Prepared(
         wall_s={run: outcome.wall_s for run, outcome in outcomes.items()},
         todo=tuple(todo),
@@ -146,7 +148,7 @@ def compare(
             for scenario in plan
             if any(by_scenario[scenario.name].values())
         },
-        num_stored=len(places) - len(todo),
+        num_stored=len(outcomes) if only_stored else len(places) - len(todo),
         num_ran=len(todo) - len(failures),
         failures=tuple(failures),
         complaints=prepared.complaints,

@@ -267,7 +267,9 @@ def _steps_per_round(device: Device, entries: Entries, settings: Scenario) -> Ar
         return steps
     for available_s in device.core_seconds:
         if subnets.choice == "widest":
-            steps += _widest_steps(core_s, usable, float(available_s), num_batches) / len(device.core_seconds)
+            least = subnets.cut_batch / settings.batch_size
+            made = _widest_steps(core_s, usable, float(available_s), num_batches, least)
+            steps += made / len(device.core_seconds)
             continue
         fitting = usable[core_s[usable] <= available_s / num_batches]
         level = fitting[-1] if len(fitting) else usable[0]
@@ -280,11 +282,20 @@ def _steps_per_round(device: Device, entries: Entries, settings: Scenario) -> Ar
     return steps
 
 
-def _widest_steps(core_s: Array, usable: NDArray[np.intp], available_s: float, num_batches: int) -> Array:
-    """[J]: mini-batches of one round whose time is filled from the widest vector down."""
+def _widest_steps(
+    core_s: Array, usable: NDArray[np.intp], available_s: float, num_batches: int, least: float
+) -> Array:
+    """[J]: mini-batches of one round whose time is filled from the widest vector down.
+
+    `least`: the smallest share of a mini-batch's samples that is trained instead of a narrower one; 0: all.
+    """
     steps = np.zeros(len(core_s))
     for index in usable[::-1]:
-        made = min(num_batches - int(steps.sum()), math.floor(available_s / float(core_s[index])))
+        most = available_s / float(core_s[index])
+        part = most % 1.0
+        made: float = min(num_batches - math.ceil(steps.sum()), math.floor(most))
+        if least and part >= least and steps.sum() + made + 1 <= num_batches:
+            made += part
         steps[index] += made
         available_s -= made * float(core_s[index])
     return steps

@@ -57,10 +57,13 @@ _UNRELIABLE = "Jeong, Zecchin, Kountouris, ICC 2022, arXiv 2202.00955"
 _RECONSTRUCTED = "its weights, barrier and exchange are a reconstruction, see docs/decentralised.md"
 
 PRESETS: dict[str, Preset] = {
-    # Edgetide's own are the choice (few wide mini-batches, narrow ones in the rest of a round), the floor,
-    # mini-batches in parts, class priors, and the average: by shares of steps, devices by their data.
+    # Edgetide's own are the choice (few wide mini-batches; in the rest of a round one of fewer samples, or a
+    # narrow one), the floor, mini-batches in parts, class priors, and the average: by shares of steps, devices
+    # by their data.
     "distreal": Preset(
-        subnets=SubnetSettings(choice="widest", floor_fraction=0.2, label_prior=0.5, micro_batch=4),
+        subnets=SubnetSettings(
+            choice="widest", floor_fraction=0.2, cut_batch=8, label_prior=0.5, micro_batch=4
+        ),
         averages=AverageSettings(weighting="data"),
         source=f"{_DISTREAL}; what is edgetide's own is measured in docs/results.md",
     ),

@@ -31,10 +31,16 @@ class Moment:
 
 
 class Chosen(NamedTuple):
-    """What a mini-batch trains. `largest` is what it might have trained: it teaches in self-distillation."""
+    """What a mini-batch trains.
+
+    Attributes:
+        entry: its vector. largest: what it might have been: it teaches in self-distillation.
+        num_samples: the first so many of the mini-batch; None: all.
+    """
 
     entry: TableEntry
     largest: TableEntry
+    num_samples: int | None = None
 
 
 Choice = Chosen | Pause

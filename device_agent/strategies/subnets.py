@@ -54,7 +54,7 @@ class _Follower:
         cheapest = _in_memory(table, moment)[:1]
         if cheapest and cheapest[0].macs < chosen.entry.macs and self._is_sandwich(moment.step):
             chosen = Chosen(cheapest[0], chosen.largest)
-        return _hindrance(chosen.entry, moment, is_first=self.is_first(moment)) or chosen
+        return _hindrance(chosen, moment, is_first=self.is_first(moment)) or chosen
 
     def is_first(self, moment: Moment) -> bool:
         """Whether nobody knows yet how long a mini-batch takes here: then one is tried."""
@@ -87,14 +87,32 @@ def _live(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
 
 
 def _widest(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
-    """The largest one that would be done before the deadline; what a wide one leaves, a narrow one fills."""
+    """The largest one that would be done before the deadline, in part if need be."""
     fitting = _in_memory(table, moment)
     if not fitting:
         return _live(follower, table, moment)
-    cores = moment.num_cores * moment.budget.cpu_share_fraction
-    in_time = [one for one in fitting if moment.core_seconds(one) <= cores * moment.budget.time_left_s]
-    found = (in_time or fitting[:1])[-1]
-    return Chosen(found, found)
+    size = table.batch_size
+    least = min(follower.start.settings.cut_batch or size, size)
+    for entry in reversed(fitting):
+        num_samples = _samples_in_time(entry, size, moment)
+        if num_samples >= least:
+            return Chosen(entry, entry, None if num_samples == size else num_samples)
+    return Chosen(fitting[0], fitting[0])
+
+
+def _samples_in_time(entry: TableEntry, size: int, moment: Moment) -> int:
+    """How many of a mini-batch's samples would be done before the deadline."""
+    left_s = moment.num_cores * moment.budget.cpu_share_fraction * moment.budget.time_left_s
+    whole_s = moment.core_seconds(entry)
+    if whole_s <= left_s:
+        return size
+    fixed_s = moment.core_seconds(_cut(entry, 0, size))
+    return max(0, int(size * (left_s - fixed_s) / (whole_s - fixed_s))) if fixed_s < whole_s else 0
+
+
+def _cut(entry: TableEntry, num_samples: int, size: int) -> TableEntry:
+    """The entry as step times know it: with the MACs a sample that so few of a mini-batch have on average."""
+    return msgspec.structs.replace(entry, macs=entry.macs * num_samples // size)
 
 
 def _per_order(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
@@ -147,9 +165,9 @@ def _in_memory(table: ParetoTable, moment: Moment) -> list[TableEntry]:
     return [entry for entry in table.entries if entry.memory_bytes <= moment.budget.memory_bytes]
 
 
-def _hindrance(entry: TableEntry, moment: Moment, *, is_first: bool) -> Pause | None:
+def _hindrance(chosen: Chosen, moment: Moment, *, is_first: bool) -> Pause | None:
     """Why a mini-batch must not begin: its memory, or that it would not be done before the deadline."""
-    budget, full = moment.budget, moment.table.entries[-1]
+    entry, budget, full = chosen.entry, moment.budget, moment.table.entries[-1]
     is_full = entry.vector == full.vector
     what = "the full network" if is_full else f"the network of {entry.macs / full.macs:.0%} of the MACs"
     if entry.memory_bytes > budget.memory_bytes:
@@ -157,7 +175,9 @@ def _hindrance(entry: TableEntry, moment: Moment, *, is_first: bool) -> Pause | 
             f"{what} needs {entry.memory_bytes / 2**20:.0f} MiB, "
             f"training may take {budget.memory_bytes / 2**20:.0f} MiB"
         )
-    needed_s = moment.core_seconds(entry) / (moment.num_cores * budget.cpu_share_fraction)
+    size = moment.table.batch_size
+    trained = entry if chosen.num_samples is None else _cut(entry, chosen.num_samples, size)
+    needed_s = moment.core_seconds(trained) / (moment.num_cores * budget.cpu_share_fraction)
     if needed_s > budget.time_left_s and not is_first:
         return Pause(
             f"time: a mini-batch of {what} takes {needed_s:.3g} s at {budget.cpu_share_fraction:.0%} of the "

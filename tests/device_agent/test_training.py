@@ -280,6 +280,17 @@ def test_fewer_samples_than_a_mini_batch_are_trained_all_at_once():
     assert trainer.step().num_samples == 3
 
 
+def test_a_mini_batch_that_is_cut_trains_its_first_samples():
+    def some(moment):
+        return Chosen(moment.table.entries[-1], moment.table.entries[-1], 2 if moment.step else None)
+
+    trainer = Trainer(DeviceStrategy(begin=lambda _start: some), num_batches=2)
+    whole, part = trainer.step(), trainer.step()
+    assert (whole.num_samples, part.num_samples) == (tiny.BATCH_SIZE, 2)
+    assert part.macs == whole.macs * 2 // tiny.BATCH_SIZE
+    assert trainer.finish().num_samples == tiny.BATCH_SIZE + 2
+
+
 def test_a_loss_that_is_not_finite_ends_the_job_and_says_what_to_do():
     class Exploding(tiny.NumpyEngine):
         def gradients(self, weights, inputs, targets):

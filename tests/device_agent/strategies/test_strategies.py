@@ -45,16 +45,15 @@ class Order:
         self.choose, self.table, self.step = DEVICE_STRATEGIES[name].begin(start), table, 0
 
     def next(self, **budget):
-        moment = Moment(
-            table=self.table,
-            budget=tiny.make_budget(**budget),
-            step=self.step,
-            num_cores=1,
-            core_seconds=seconds_by_macs,
-        )
+        chosen = self.choose(self.moment(tiny.make_budget(**budget)))
         self.step += 1
-        chosen = self.choose(moment)
         return chosen if isinstance(chosen, Pause) else chosen.entry
+
+    def choose_within(self, left_s, core_seconds=seconds_by_macs):
+        return self.choose(self.moment(tiny.make_budget(time_left_s=left_s), core_seconds))
+
+    def moment(self, budget, core_seconds=seconds_by_macs):
+        return Moment(table=self.table, budget=budget, step=self.step, num_cores=1, core_seconds=core_seconds)
 
 
 # At 1 ms a mini-batch the whole network fits; at half the CPU the middle one; at 30 % the small one.
@@ -117,6 +116,33 @@ def test_the_widest_choice_keeps_to_memory_and_floor():
     assert Order(choice="widest").next(**RICH, memory_bytes=MIDDLE.memory_bytes) == MIDDLE
     low = Order(choice="widest", floor_fraction=0.4).next(time_left_s=seconds_by_macs(SMALL))
     assert isinstance(low, Pause)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "trains", "num_samples"),
+    [(1.0e-3, WHOLE, None), (0.9e-3, WHOLE, 3), (0.5e-3, WHOLE, 2), (0.45e-3, MIDDLE, 3), (0.2e-3, SMALL, 3)],
+)
+def test_a_mini_batch_is_cut_to_the_samples_there_is_time_for_before_it_is_made_narrow(
+    left_s, trains, num_samples
+):
+    order = Order(choice="widest", cut_batch=2)
+    chosen = order.choose_within(left_s)
+    assert (chosen.entry, chosen.num_samples) == (trains, num_samples)
+
+
+def test_fewer_samples_than_the_least_are_not_trained():
+    pause = Order(choice="widest", cut_batch=2).choose_within(0.02e-3)
+    assert isinstance(pause, Pause)
+    assert pause.reason.startswith("time:")
+
+
+def test_the_fixed_part_of_a_step_is_not_saved_by_fewer_samples():
+    def seconds(entry):
+        return 0.4e-3 + 0.6e-3 * entry.macs / WHOLE.macs
+
+    order = Order(choice="widest", cut_batch=1)
+    assert order.choose_within(0.9e-3, core_seconds=seconds).num_samples == 3
+    assert isinstance(order.choose_within(0.41e-3, core_seconds=seconds), Pause)
 
 
 def test_below_the_cheapest_vector_it_pauses_and_says_why():
