@@ -58,8 +58,8 @@ _RECONSTRUCTED = "its weights, barrier and exchange are a reconstruction, see do
 
 PRESETS: dict[str, Preset] = {
     # Edgetide's own are the choice (few wide mini-batches; in the rest of a round one of fewer samples, or a
-    # narrow one), the floor, mini-batches in parts, class priors, and the average: by shares of steps, devices
-    # by their data.
+    # narrow one), the floor, mini-batches in parts, class priors, and the average: by shares of steps,
+    # devices by their data.
     "distreal": Preset(
         subnets=SubnetSettings(
             choice="widest", floor_fraction=0.2, cut_batch=8, label_prior=0.5, micro_batch=4
