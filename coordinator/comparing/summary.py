@@ -1,7 +1,8 @@
 """What the runs of one scenario come to: accuracy over time, cost, and paired differences.
 
-Every method is read at the same moments, shares of the *horizon*: the virtual time of the scenario's
-longest run. Curves are read as `coordinator.comparing.curves` says; tables and times to a target are
+Every method is read at the same moments, shares of the *horizon*: the virtual time of the reference's
+longest run. A method that took longer, for instance because its rounds wait in vain, is read as far as it was
+then. Curves are read as `coordinator.comparing.curves` says; tables and times to a target are
 of the smoothed reading, the other one stands beside it in the JSON file.
 """
 
@@ -169,7 +170,8 @@ def summarise(
         own_labels: group -> classes that only its devices hold.
     """
     finished = {method: dict(sorted(by_seed.items())) for method, by_seed in runs.items() if by_seed}
-    horizon_s = max(run.virtual_s for by_seed in finished.values() for run in by_seed.values())
+    of_reference = {reference: finished[reference]} if reference in finished else finished
+    horizon_s = max(run.virtual_s for by_seed in of_reference.values() for run in by_seed.values())
     goals = _goals(finished, horizon_s, targets)
     methods = {
         method: _summarise_method(

@@ -97,12 +97,17 @@ def test_a_reference_without_a_run_leaves_the_others_their_figures():
     assert summary.methods["other"].last.mean == 0.5
 
 
-def test_all_methods_are_read_at_shares_of_the_longest_run():
-    runs = {"slow": {0: outcome(0.1, 0.4, 0.6)}, "fast": {0: outcome(0.1, 0.5, 0.7, end_s=20.0)}}
+def test_all_methods_are_read_at_shares_of_the_references_longest_run():
+    runs = {
+        "slow": {0: outcome(0.1, 0.4, 0.6)},
+        "fast": {0: outcome(0.1, 0.5, 0.7, end_s=20.0)},
+        "waits": {0: outcome(0.1, 0.5, 0.7, end_s=400.0)},
+    }
     summary = summarise(runs, reference="slow")
     assert summary.horizon_s == 100
     assert [at.newest.mean for at in summary.methods["slow"].accuracy] == [0.1, 0.4, 0.6]
     assert [at.newest.mean for at in summary.methods["fast"].accuracy] == [0.7, 0.7, 0.7]
+    assert [at.newest.mean for at in summary.methods["waits"].accuracy] == [0.1, 0.1, 0.1]
 
 
 def test_times_to_targets_are_means_over_the_seeds_that_reached_them():
