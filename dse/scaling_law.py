@@ -58,7 +58,7 @@ PRIOR: dict[str, tuple[float, float]] = {
 """Mean and standard deviation of each parameter of the law."""
 
 NAMES = tuple(PRIOR)
-FAMILY_SD, FAMILY_SLOPE_SD, CANDIDATE_SD, RUNG_SD, NOISE_SD = 0.06, 0.03, 0.02, 0.05, 0.03
+FAMILY_SD, FAMILY_SLOPE_SD, CANDIDATE_SD, RUNG_SD, NOISE_SD = 0.06, 0.03, 0.02, 0.05, 0.05
 RUNG_SLOPE_SD, TRANSIENT_ROUNDS = 0.1, 1.0
 """What the ln errors of a rung of r rounds, of length t, have in common is ln(1 + TRANSIENT_ROUNDS / r), give
 or take RUNG_SD - RUNG_SLOPE_SD ln t: the levels of short runs foretell less than their order."""
