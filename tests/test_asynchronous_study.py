@@ -60,9 +60,9 @@ def test_the_rate_whose_run_ended_best_is_chosen_for_each_method():
 def test_reuse_is_compared_half_way_and_by_seed():
     early = outcome((40.0, 0.1), (90.0, 0.6), (100.0, 0.6), (150.0, 0.1))
     runs = {
-        "dsgd": {0: early, 1: flat(0.7)},
-        "dsgd-discard": {0: flat(0.55), 1: flat(0.65)},
-        "dsgd-synchronous": {0: flat(0.4)},
+        "reuse": {0: early, 1: flat(0.7)},
+        "discard": {0: flat(0.55), 1: flat(0.65)},
+        "synchronous": {0: flat(0.4)},
     }
     reuse, discard = asynchronous_peers.report_peers(10, runs).checks
     assert reuse.value == pytest.approx(5.0)

@@ -62,6 +62,11 @@ def unpack_theirs(ref: BlobRef, bundle: Bundle, own: Weights, nonce: int = 0) ->
     return theirs
 
 
+def has_diverged(weights: Weights, mean: Weights) -> bool:
+    """Whether weights are not finite, or so large that neighbours would refuse them."""
+    return not _norm(weights) <= MAX_NORM_RATIO * max(_norm(mean), MIN_NORM)
+
+
 def _norm(weights: Weights) -> float:
     flat = [values.reshape(-1) for values in weights.values()]
     with np.errstate(over="ignore"):

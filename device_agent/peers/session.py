@@ -29,7 +29,7 @@ import msgspec
 
 from device_agent.effects import CancelTimer, Effect, Listen, Note, SetTimer, StartJob, StopJob
 from device_agent.orders import JobRequest, OrderInHand
-from device_agent.peers.checks import mixing_digest
+from device_agent.peers.checks import has_diverged, mixing_digest
 from device_agent.peers.dialogue import Dialogue
 from device_agent.peers.exchange import ReciprocalExchanges
 from device_agent.peers.mixing import Weights, moved
@@ -236,12 +236,21 @@ class PeerSession:
         return _WHEN_READY[self.settings.pace](self, now_s)
 
     def on_unit_failed(self, reason: str) -> list[Effect]:
-        """A unit could not be trained: exchanges go on, and it is tried again after growing waits."""
+        """A unit could not be trained: exchanges go on, and it is tried again after growing waits.
+
+        Weights that have blown up are given up for the newest mean that is known here.
+        """
         self._unit_step = None
         self._num_failures += 1
         wait_s = self.settings.barrier_s * min(MAX_BACKOFF, 2 ** min(self._num_failures, 10))
         details = {"reason": reason[:500], "failures": self._num_failures}
-        return [Note("gradient failed", details=details), *self._hold_back(wait_s)]
+        effects: list[Effect] = [Note("gradient failed", details=details), *self._hold_back(wait_s)]
+        if has_diverged(self.weights, self._base):
+            self.dialogue.own.set(self._base)
+            effects.append(
+                Note("weights that blew up given up", details={"version": self._in_hand.base_version})
+            )
+        return effects
 
     def _hold_back(self, wait_s: float) -> list[Effect]:
         self._is_held_back = True

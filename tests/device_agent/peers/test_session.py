@@ -247,6 +247,16 @@ def decode_body(delivery):
     return decode(delivery.payload, delivery.topic).body if "/peer/" in delivery.topic else None
 
 
+@pytest.mark.parametrize(("moved", "kept"), [(0.5, 0.5), (1e4, 0.0)])
+def test_weights_that_blew_up_are_given_up_for_the_newest_mean(moved, kept):
+    fleet = Fleet("a")
+    fleet.begin()
+    fleet.finish("a", moved)
+    fleet.clock.advance(BARRIER_S)
+    fleet.nodes["a"].job_failed("the loss is no longer finite")
+    assert fleet.value("a") == pytest.approx(kept)
+
+
 # ---------------------------------------------------------------- another bundle in the same run
 
 
