@@ -32,6 +32,7 @@ from device_agent.orders import JobRequest, OrderInHand
 from device_agent.peers.checks import has_diverged, mixing_digest
 from device_agent.peers.dialogue import Dialogue
 from device_agent.peers.exchange import ReciprocalExchanges
+from device_agent.peers.lock_step import LockStep
 from device_agent.peers.mixing import Weights, moved
 from device_agent.peers.neighbourhood import Neighbourhood
 from device_agent.peers.sketch import sketch
@@ -116,12 +117,7 @@ class PeerSession:
         self._is_by_time = bundle.settings.subnets.choice != "fixed"
         self._unit_s = settings.barrier_s if self._is_by_time else ENDLESS_S
         self._ready: _Done | None = None
-        # Of the pace `synchronous`, while a step waits for neighbours:
-        self._waits_since_s: float | None = None
-        self._again_s = 0.0
-        self._waits_for: set[str] = set()
-        self._absent: set[str] = set()
-        self._held_offers: dict[str, tuple[Envelope, float]] = {}
+        self._lock_step = LockStep(settings.max_age_s, retry_s=settings.barrier_s / 4)
 
     @property
     def bundle_digest(self) -> str:
@@ -173,7 +169,7 @@ class PeerSession:
         self._content = content
         self._base = weights
         self.neighbours.assign(in_hand.order.peering)
-        self._waits_for &= set(self.neighbours.ids)
+        self._lock_step.waits_for &= set(self.neighbours.ids)
         return [Listen(self.neighbours.ids), SetTimer(ORDER, 0.0)]
 
     # ------------------------------------------------------------ time
@@ -192,8 +188,7 @@ class PeerSession:
         if key == ORDER:
             return [*self._go_on(now_s), *self._report_timer(now_s)]
         effects = self.dialogue.on_timer(now_s)
-        if self._waits_since_s is not None and now_s >= self._again_s:
-            self._again_s = now_s + self._retry_s
+        if self._lock_step.asks_again(now_s):
             effects += self._offer_again(now_s)
         return [*effects, *self._go_on(now_s), *self._tick(now_s)]
 
@@ -215,9 +210,7 @@ class PeerSession:
         return [SetTimer(BARRIER, max(0.0, self._barrier_s - now_s))]
 
     def _tick(self, now_s: float) -> list[Effect]:
-        due = [self.exchanges.next_due_s()]
-        if self._waits_since_s is not None:
-            due += [self._again_s, self._waits_since_s + self.settings.max_age_s]
+        due = [self.exchanges.next_due_s(), *self._lock_step.due_s()]
         at_s = min((one for one in due if one is not None), default=None)
         return [] if at_s is None else [SetTimer(TICK, max(MIN_TICK_S, at_s - now_s))]
 
@@ -257,7 +250,7 @@ class PeerSession:
         return [SetTimer(UNIT, wait_s)]
 
     def _start_unit(self, now_s: float) -> list[Effect]:
-        if self._unit_step is not None or self._is_held_back or self._waits_since_s is not None:
+        if self._unit_step is not None or self._is_held_back or self._lock_step.waits:
             return []
         self._unit_step = self.step
         self._num_units += 1
@@ -295,12 +288,10 @@ class PeerSession:
         self.dialogue.step += 1
         effects = self._take_gradient()
         self.dialogue.freeze()
-        self._waits_since_s, self._again_s = now_s, now_s + self._retry_s
         drawn = self.neighbours.draw()
-        self._waits_for = set(drawn) - self._absent
+        self._lock_step.begin(now_s, drawn)
         effects += self.dialogue.offer_to(now_s, drawn)
-        held, self._held_offers = self._held_offers, {}
-        for envelope, sent_s in held.values():
+        for envelope, sent_s in self._lock_step.release():
             try:
                 effects += self._on_offer(now_s, envelope, now_s - sent_s)
             except PeerError as error:  # noqa: PERF203 - as each would have been when it came
@@ -308,28 +299,18 @@ class PeerSession:
                 effects.append(Note("held offer refused", details=details))
         return [*effects, *self._go_on(now_s), *self._tick(now_s)]
 
-    @property
-    def _retry_s(self) -> float:
-        """After so long what is waited for is looked at again: who was patient enough gets a new offer."""
-        return self.settings.barrier_s / 4
-
     def _offer_again(self, now_s: float) -> list[Effect]:
         """What this step waits for may have been lost."""
-        return self.dialogue.offer_to(now_s, sorted(self._waits_for)) if self._waits_for else []
+        return self.dialogue.offer_to(now_s, sorted(self._lock_step.waits_for))
 
     def _go_on(self, now_s: float) -> list[Effect]:
         """Begin the next step if this one's exchanges are done, or too old."""
-        if self._waits_since_s is None:
-            return []
+        waiting = self._lock_step
         if self.settings.exchange == "push":
             mailbox = self.dialogue.mailbox
-            self._waits_for = {one for one in self._waits_for if mailbox.step_of(one) < self.step}
-        if now_s - self._waits_since_s >= self.settings.max_age_s:
-            self._absent |= self._waits_for  # not waited for until they are heard of
-            self._waits_for = set()
-        if self._waits_for:
+            waiting.waits_for = {one for one in waiting.waits_for if mailbox.step_of(one) < self.step}
+        if not waiting.ends(now_s):
             return []
-        self._waits_since_s = None
         self.dialogue.thaw()
         self.dialogue.mix_letters(now_s)
         return [*self._report_if_due(now_s), *self._start_unit(now_s)]
@@ -359,7 +340,7 @@ class PeerSession:
         Raises:
             PeerError: the weights are not this network's, not finite, or far too large.
         """
-        self._absent.discard(envelope.sender)
+        self._lock_step.heard_of(envelope.sender)
         is_offer = isinstance(envelope.body, Offer)
         said = self._on_offer(now_s, envelope, age_s) if is_offer else self._on_answer(now_s, envelope)
         if self.settings.exchange == "reciprocal":  # what was settled just now may have held it up
@@ -371,14 +352,14 @@ class PeerSession:
         assert isinstance(offer, Offer)
         is_ahead = self.settings.pace == "synchronous" and offer.step > self.step
         if is_ahead and offer.wants_answer:
-            self._held_offers[envelope.sender] = envelope, now_s - age_s  # until this device is as far
+            self._lock_step.held[envelope.sender] = envelope, now_s - age_s  # until this device is as far
             return []
         return self.dialogue.on_offer(now_s, envelope, age_s).effects
 
     def _on_answer(self, now_s: float, envelope: Envelope) -> list[Effect]:
         said = self.dialogue.on_answer(now_s, envelope)
         if said.has_pulled:
-            self._waits_for.discard(envelope.sender)
+            self._lock_step.waits_for.discard(envelope.sender)
         return said.effects
 
     # ------------------------------------------------------------ reports
