@@ -127,8 +127,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     made = parser("Figures of asynchronous learning.")
     made.add_argument("--out", metavar="DIR", help="folder of results")
     made.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to run")
-    known = list(asynchronous_peers.METHODS)
-    made.add_argument("--methods", nargs="+", choices=known, help="of the parts peers and peers-50")
+    known = [*asynchronous_peers.METHODS, asynchronous_rounds.ROUNDS, *asynchronous_rounds.ASYNC]
+    made.add_argument("--methods", nargs="+", choices=known, help="of the parts peers, peers-50 and async")
     made.add_argument("--seeds", default="0-4", help="seeds of all methods, such as 0-4")
     made.add_argument("--workers", type=int, default=None, help="processes at a time; the cores by default")
     return made.parse_args(arguments)

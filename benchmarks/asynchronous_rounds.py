@@ -61,7 +61,9 @@ def measure(bench: Bench, tuned: Mapping[str, Mapping[str, Any]]) -> Runs:
     """Rounds at their best, and `async` with the learning rate that fits it."""
     rate = tuned[OURS]["optimizer.learning_rate"]
     free = {name: {**keys, "optimizer.learning_rate": rate} for name, keys in ASYNC.items()}
-    return run_cell(_cell("async against rounds", {ROUNDS: tuned[ROUNDS], **free}, bench), bench)
+    methods = {ROUNDS: tuned[ROUNDS], **free}
+    chosen = {name: keys for name, keys in methods.items() if name in bench.methods} or methods
+    return run_cell(_cell("async against rounds", chosen, bench), bench)
 
 
 def time_ratios(rounds: Mapping[int, RunOutcome], ours: Mapping[int, RunOutcome]) -> list[float]:
@@ -83,7 +85,7 @@ def report_rounds(runs: Runs) -> Report:
         outcomes = list(by_seed.values())
         if not outcomes:
             continue
-        ratios = time_ratios(runs[ROUNDS], by_seed)
+        ratios = time_ratios(runs.get(ROUNDS, {}), by_seed)
         report.rows.append(
             {
                 "part": "async",
@@ -96,7 +98,7 @@ def report_rounds(runs: Runs) -> Report:
                 "time_ratio": round(statistics.median(ratios), 3) if ratios else None,
             }
         )
-    ours, rounds = runs[OURS], runs[ROUNDS]
+    ours, rounds = runs.get(OURS), runs.get(ROUNDS)
     if ours and rounds:
         peer = "rounds, deadline and learning rate tuned"
         ratio = statistics.median(time_ratios(rounds, ours))
