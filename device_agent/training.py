@@ -147,6 +147,8 @@ def train(
     result = TrainingResult()
     index_of: dict[DropoutVector, int] = {}
 
+    size = min(settings.batch_size, len(data))
+    seconds = _of_samples(_with_teacher(core_seconds, sub_step), size, settings.batch_size)
     budget = yield None
     while budget is not None and len(result.step_vectors) < job.num_batches:
         done = len(result.step_vectors)
@@ -155,7 +157,8 @@ def train(
             budget=budget,
             step=done,
             num_cores=num_cores,
-            core_seconds=_with_teacher(core_seconds, sub_step),
+            core_seconds=seconds,
+            num_samples=size,
         )
         chosen = choose(moment)
         if isinstance(chosen, Pause):
@@ -214,6 +217,15 @@ def _sub_step(job: TrainingJob, data: Dataset, engine: Engine) -> SubStep:
         parts = MicroBatches(bundle.graph, bundle.plan, settings.batch_size, settings.subnets.micro_batch)
     class_counts = np.bincount(data.labels, minlength=bundle.graph.num_classes)
     return SubStep(engine, bundle.graph, bundle.plan, settings.subnets, draw, class_counts, parts)
+
+
+def _of_samples(core_seconds: CoreSeconds, num_samples: int, batch_size: int) -> CoreSeconds:
+    """Seconds of mini-batches that have fewer samples than ordered, because there are no more."""
+    if num_samples == batch_size:
+        return core_seconds
+    return lambda entry: core_seconds(
+        msgspec.structs.replace(entry, macs=max(1, entry.macs * num_samples // batch_size))
+    )
 
 
 def _with_teacher(core_seconds: CoreSeconds, sub_step: SubStep) -> CoreSeconds:

@@ -135,11 +135,12 @@ class StepTimes:
 
     def predict(self, entry: TableEntry) -> float:
         """Seconds of one core for one mini-batch with this entry's vector; 0 for a probe's."""
-        if self._probes_left and entry.macs == self._ends[0]:
+        if self._probes_left and entry.vector == self._cheapest:
             return 0.0
         return self._line.at(entry.macs) * self._factors.get(entry.vector, 1.0)
 
     def _start_from(self, table: ParetoTable) -> None:
+        self._cheapest = table.entries[0].vector
         self._ends = (float(table.entries[0].macs), float(table.entries[-1].macs))
         self._prior = _prior(table)
         self._factors = _factors(table, self._prior)

@@ -45,7 +45,7 @@ class SubnetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             (`models.micro_batches`); 0: never.
         cut_batch: with the choice `widest`, a mini-batch that would not be done in time is cut to as many
             samples as there is time for, if these are at least so many, before a narrower vector is taken;
-            0: never.
+            0: never. Not with self-distillation.
         partial_work: whether an order that could not be finished in time is reported; else it is dropped.
     """
 

@@ -21,6 +21,7 @@ class Moment:
         table: in force. budget: of the moment. step: mini-batches of the order that are done.
         num_cores: of the machine, to which the budget's share refers.
         core_seconds: predicts the seconds of one core that an entry's mini-batch takes here.
+        num_samples: that the next mini-batch has.
     """
 
     table: ParetoTable
@@ -28,6 +29,7 @@ class Moment:
     step: int
     num_cores: int
     core_seconds: CoreSeconds
+    num_samples: int
 
 
 class Chosen(NamedTuple):

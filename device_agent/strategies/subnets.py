@@ -53,7 +53,8 @@ class _Follower:
             return chosen
         cheapest = _in_memory(table, moment)[:1]
         if cheapest and cheapest[0].macs < chosen.entry.macs and self._is_sandwich(moment.step):
-            chosen = Chosen(cheapest[0], chosen.largest)
+            is_in_time = _samples_in_time(cheapest[0], moment) == moment.num_samples
+            chosen = Chosen(cheapest[0], chosen.largest) if is_in_time else chosen
         return _hindrance(chosen, moment, is_first=self.is_first(moment)) or chosen
 
     def is_first(self, moment: Moment) -> bool:
@@ -91,17 +92,19 @@ def _widest(follower: _Follower, table: ParetoTable, moment: Moment) -> Choice:
     fitting = _in_memory(table, moment)
     if not fitting:
         return _live(follower, table, moment)
-    size = table.batch_size
-    least = min(follower.start.settings.cut_batch or size, size)
+    settings, size = follower.start.settings, moment.num_samples
+    may_cut = settings.cut_batch and not settings.self_distillation
+    least = min(settings.cut_batch, size) if may_cut else size
     for entry in reversed(fitting):
-        num_samples = _samples_in_time(entry, size, moment)
+        num_samples = _samples_in_time(entry, moment)
         if num_samples >= least:
             return Chosen(entry, entry, None if num_samples == size else num_samples)
     return Chosen(fitting[0], fitting[0])
 
 
-def _samples_in_time(entry: TableEntry, size: int, moment: Moment) -> int:
+def _samples_in_time(entry: TableEntry, moment: Moment) -> int:
     """How many of a mini-batch's samples would be done before the deadline."""
+    size = moment.num_samples
     left_s = moment.num_cores * moment.budget.cpu_share_fraction * moment.budget.time_left_s
     whole_s = moment.core_seconds(entry)
     if whole_s <= left_s:
@@ -175,8 +178,8 @@ def _hindrance(chosen: Chosen, moment: Moment, *, is_first: bool) -> Pause | Non
             f"{what} needs {entry.memory_bytes / 2**20:.0f} MiB, "
             f"training may take {budget.memory_bytes / 2**20:.0f} MiB"
         )
-    size = moment.table.batch_size
-    trained = entry if chosen.num_samples is None else _cut(entry, chosen.num_samples, size)
+    num_samples = chosen.num_samples
+    trained = entry if num_samples is None else _cut(entry, num_samples, moment.num_samples)
     needed_s = moment.core_seconds(trained) / (moment.num_cores * budget.cpu_share_fraction)
     if needed_s > budget.time_left_s and not is_first:
         return Pause(

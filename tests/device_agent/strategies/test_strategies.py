@@ -49,11 +49,18 @@ class Order:
         self.step += 1
         return chosen if isinstance(chosen, Pause) else chosen.entry
 
-    def choose_within(self, left_s, core_seconds=seconds_by_macs):
-        return self.choose(self.moment(tiny.make_budget(time_left_s=left_s), core_seconds))
+    def choose_within(self, left_s, core_seconds=seconds_by_macs, num_samples=None):
+        return self.choose(self.moment(tiny.make_budget(time_left_s=left_s), core_seconds, num_samples))
 
-    def moment(self, budget, core_seconds=seconds_by_macs):
-        return Moment(table=self.table, budget=budget, step=self.step, num_cores=1, core_seconds=core_seconds)
+    def moment(self, budget, core_seconds=seconds_by_macs, num_samples=None):
+        return Moment(
+            table=self.table,
+            budget=budget,
+            step=self.step,
+            num_cores=1,
+            core_seconds=core_seconds,
+            num_samples=self.table.batch_size if num_samples is None else num_samples,
+        )
 
 
 # At 1 ms a mini-batch the whole network fits; at half the CPU the middle one; at 30 % the small one.
@@ -128,6 +135,22 @@ def test_a_mini_batch_is_cut_to_the_samples_there_is_time_for_before_it_is_made_
     order = Order(choice="widest", cut_batch=2)
     chosen = order.choose_within(left_s)
     assert (chosen.entry, chosen.num_samples) == (trains, num_samples)
+
+
+def test_cuts_are_of_the_mini_batches_that_are_really_trained():
+    chosen = Order(choice="widest", cut_batch=2).choose_within(0.5e-3, num_samples=16)
+    assert (chosen.entry, chosen.num_samples) == (WHOLE, 8)
+
+
+def test_a_sandwich_step_that_there_is_no_time_for_leaves_the_cut_one():
+    order = Order(choice="widest", cut_batch=1, sandwich_fraction=1.0)
+    chosen = order.choose_within(0.9 * seconds_by_macs(SMALL))
+    assert (chosen.entry, chosen.num_samples) == (WHOLE, 1)
+
+
+def test_with_a_teacher_mini_batches_are_not_cut():
+    chosen = Order(choice="widest", cut_batch=1, self_distillation=0.3).choose_within(0.9e-3)
+    assert (chosen.entry, chosen.num_samples) == (MIDDLE, None)
 
 
 def test_fewer_samples_than_the_least_are_not_trained():
