@@ -154,6 +154,7 @@ class AsyncCore(FleetCore):
             else:
                 self.resting.add(device_id)
                 self.idle.add(device_id)
+                self.weighing.rest(device_id)
         aggregator = self.intake.aggregator
         if self.state != "open" or aggregator is None:
             return []

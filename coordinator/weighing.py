@@ -64,7 +64,7 @@ class _Account:
     Attributes:
         seen: of the credit handed out, as much as is counted in `left`. left: not spent.
         mean_damping: of its updates; num_updates: how many.
-        own_weight: of its last update.
+        own_weight: of its last update. rests: it takes no part, and earns nothing.
     """
 
     seen: float
@@ -72,6 +72,7 @@ class _Account:
     mean_damping: float = 1.0
     num_updates: int = 0
     own_weight: float = 0.0
+    rests: bool = False
 
 
 @dataclass
@@ -94,6 +95,13 @@ class Weighing:
         """A device gets an order: from now on it has an account."""
         self._accounts.setdefault(device, _Account(self._credit))
 
+    def rest(self, device: str) -> None:
+        """A device takes no part until its next update: others share the credit meanwhile."""
+        account = self._accounts.get(device)
+        if account is not None and not account.rests:
+            account.left = min(self.settings.fairness_cap, account.left + self._credit - account.seen)
+            account.rests = True
+
     def weigh(self, device: str, staleness: int) -> float:
         """What an update counts, above 0; nothing changes."""
         factor = damping(self.settings, staleness)
@@ -110,7 +118,7 @@ class Weighing:
         account = self._accounts[device]
         left = self._has(account) - weight
         self._credit += 1 / max(1, self.num_sharing)
-        account.seen, account.left = self._credit, left
+        account.seen, account.left, account.rests = self._credit, left, False
         account.num_updates += 1
         account.mean_damping += (factor - account.mean_damping) / min(account.num_updates, MEMORY)
         self._own_weights += own_weight - account.own_weight
@@ -123,5 +131,5 @@ class Weighing:
 
     def _has(self, account: _Account) -> float:
         """What an update may draw, its own part of the credit included."""
-        earned = self._credit + 1 / max(1, self.num_sharing) - account.seen
+        earned = 1 / max(1, self.num_sharing) + (0.0 if account.rests else self._credit - account.seen)
         return min(self.settings.fairness_cap, account.left + earned)

@@ -214,7 +214,7 @@ def _summarise_method(
         seeds=tuple(runs),
         accuracy=tuple(_at_share(outcomes, share, horizon_s) for share in SHARES),
         last=spread([run.accuracy for run in outcomes]),
-        times=tuple(_time_to(name, goal, runs, reference) for name, goal in goals.items()),
+        times=tuple(_time_to(name, goal, runs, reference, horizon_s) for name, goal in goals.items()),
         differences=differences(smoothed),
         newest_differences=differences(newest),
         macs=spread([run.macs for run in outcomes]),
@@ -244,10 +244,18 @@ def _at_share(runs: Collection[RunOutcome], share: float, horizon_s: float) -> A
 
 
 def _time_to(
-    name: str, goal: Mapping[int, float], runs: Mapping[int, RunOutcome], reference: Mapping[int, RunOutcome]
+    name: str,
+    goal: Mapping[int, float],
+    runs: Mapping[int, RunOutcome],
+    reference: Mapping[int, RunOutcome],
+    horizon_s: float,
 ) -> TimeTo:
+    def within(time_s: float | None) -> float | None:
+        return None if time_s is None or time_s > horizon_s else time_s
+
     def times(of: Mapping[int, RunOutcome]) -> dict[int, float | None]:
-        return {seed: seconds_to(smoothed_curve(run.accuracy_curve), goal[seed]) for seed, run in of.items()}
+        curves = {seed: smoothed_curve(run.accuracy_curve) for seed, run in of.items()}
+        return {seed: within(seconds_to(curve, goal[seed])) for seed, curve in curves.items()}
 
     mine, theirs = times(runs), times(reference)
     # What is reached untrained, at 0 s, has no ratio.
@@ -263,7 +271,9 @@ def _time_to(
         num_runs=len(runs),
         ratio=spread_of_known(ratios),
         by_seed={str(seed): time_s for seed, time_s in mine.items()},
-        newest_by_seed={str(seed): seconds_to(run.accuracy_curve, goal[seed]) for seed, run in runs.items()},
+        newest_by_seed={
+            str(seed): within(seconds_to(run.accuracy_curve, goal[seed])) for seed, run in runs.items()
+        },
     )
 
 

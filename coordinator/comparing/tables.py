@@ -43,8 +43,8 @@ def grids(summary: ScenarioSummary) -> list[Grid]:
 def headline(summary: ScenarioSummary) -> str:
     """What the tables of one scenario refer to."""
     return (
-        f"100 % are {_seconds(summary.horizon_s)} of virtual time, as the longest run took. "
-        f"The reference is {summary.reference}."
+        f"100 % are {_seconds(summary.horizon_s)} of virtual time, the longest run of the reference, "
+        f"{summary.reference}."
     )
 
 

@@ -12,6 +12,7 @@ from device_agent.peers.mixing import Weights
 from device_agent.wire.messages import BlobRef
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
+from models.compression.choices import num_kept
 from models.compression.codec import decode, most_bytes
 from models.graph import digest as graph_digest
 from models.subnet import Array
@@ -56,8 +57,16 @@ def unpack_theirs(ref: BlobRef, bundle: Bundle, own: Weights, nonce: int = 0) ->
     theirs = decode(
         ref.data, bundle.graph.parameters, seed=nonce, settings=bundle.settings.exchange_compression
     )
+    compression = bundle.settings.exchange_compression
+    least, share = MIN_NORM, compression.keep_fraction
+    if compression.scheme == "random-mask":
+        most = num_kept(sum(values.size for values in own.values()), share)
+        if (found := sum(np.count_nonzero(values) for values in theirs.values())) > most:
+            raise PeerError(f"a neighbour sent {found} entries of its weights, the run has {most} drawn")
+        own = {name: np.where(theirs[name] != 0, values, np.float32(0)) for name, values in own.items()}
+        least *= math.sqrt(share)
     norm, own_norm = _norm(theirs), _norm(own)
-    if norm > MAX_NORM_RATIO * max(own_norm, MIN_NORM):
+    if norm > MAX_NORM_RATIO * max(own_norm, least):
         raise PeerError(f"a neighbour's weights have the norm {norm:.3g}, the own ones {own_norm:.3g}")
     return theirs
 

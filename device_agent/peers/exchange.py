@@ -260,6 +260,16 @@ class ReciprocalExchanges:
         found.highest, found.ended[settle.nonce] = settle.nonce, (False, now_s)  # answered in an earlier life
         return Deed(send=Settled(nonce=settle.nonce, applied=False))
 
+    def give_up(self, now_s: float) -> None:
+        """The own weights are put in place of others: nothing that is open pulls them any more."""
+        self._open.clear()
+        for neighbour in self._settling:
+            self._count(neighbour, "one_sided")
+        self._settling.clear()
+        for found in self._senders.values():
+            if (pending := found.pending) is not None:
+                found.pending, found.ended[pending.nonce] = None, (False, now_s)
+
     # ------------------------------------------------------------ time
 
     def on_timer(self, now_s: float) -> list[tuple[str, Settle]]:

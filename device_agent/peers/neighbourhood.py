@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Sequence
 
 from device_agent.wire.messages import Peering
 from models.peer_settings import PeerSettings
+
+ROUNDING = 1e-9
 
 
 class Neighbourhood:
@@ -25,7 +28,14 @@ class Neighbourhood:
 
     def assign(self, peering: Peering) -> None:
         """Others may be neighbours from now on."""
-        self.ids = tuple(one.device for one in peering.neighbours if one.device != self._device)
+        met = {one.device: one.degree for one in peering.neighbours if one.device != self._device}
+        self.ids, self._degrees = tuple(met), met
+        num = self._settings.partners
+        if num is None:
+            self._num_exchanges = len(met)
+        else:
+            drawing = sum(min(1.0, num / degree) for degree in met.values())
+            self._num_exchanges = min(len(met), math.ceil(min(num, len(met)) + drawing - ROUNDING))
 
     def __contains__(self, device: str) -> bool:
         return device in self.ids
@@ -34,27 +44,25 @@ class Neighbourhood:
     def degree(self) -> int:
         """Neighbours that this device exchanges with between two barriers; at least 1, as messages have it.
 
-        Where partners are drawn: as many as it draws, and on average as many that draw it.
+        Where partners are drawn: those it draws, and those that on average draw it.
         """
-        num = self._settings.partners
-        return max(1, len(self.ids) if num is None else min(len(self.ids), 2 * num))
+        return max(1, self._num_exchanges)
 
     def draw(self) -> Sequence[str]:
         """Those that this barrier's exchange is with."""
         num = self._settings.partners
-        return self.ids if num is None or self._are_all(num) else self._rng.sample(self.ids, num)
+        return self.ids if num is None or num >= len(self.ids) else self._rng.sample(self.ids, num)
 
     def begins(self, neighbour: str) -> bool:
         """Whether an exchange of the two is this device's to begin.
 
-        Where all neighbours exchange at every barrier, one side of each pair does, so that it happens once.
+        Where both have all their neighbours exchange at every barrier, one of them does, so that it happens
+        once. Else whoever draws the other does.
         """
         num = self._settings.partners
-        if self._settings.pace == "wait-free" or (num is not None and not self._are_all(num)):
+        degrees = len(self.ids), self._degrees.get(neighbour, len(self.ids))
+        if self._settings.pace == "wait-free" or (num is not None and num < max(degrees)):
             return True
         pair = sorted((self._device, neighbour))
         is_first = hashlib.sha256("/".join(pair).encode()).digest()[0] & 1
         return self._device == pair[is_first]
-
-    def _are_all(self, num: int) -> bool:
-        return num >= len(self.ids)

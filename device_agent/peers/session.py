@@ -199,7 +199,7 @@ class PeerSession:
 
     def _pass_barrier(self, now_s: float) -> list[Effect]:
         self.dialogue.step += 1
-        effects = [*self._take_gradient(), *self.dialogue.offer_to(now_s, self.neighbours.draw())]
+        effects = [*self._take_gradient(now_s), *self.dialogue.offer_to(now_s, self.neighbours.draw())]
         self.dialogue.mix_letters(now_s)
         return [*effects, *self._report_if_due(now_s), *self._start_unit(now_s), *self._tick(now_s)]
 
@@ -229,21 +229,12 @@ class PeerSession:
         return _WHEN_READY[self.settings.pace](self, now_s)
 
     def on_unit_failed(self, reason: str) -> list[Effect]:
-        """A unit could not be trained: exchanges go on, and it is tried again after growing waits.
-
-        Weights that have blown up are given up for the newest mean that is known here.
-        """
+        """A unit could not be trained: exchanges go on, and it is tried again after growing waits."""
         self._unit_step = None
         self._num_failures += 1
         wait_s = self.settings.barrier_s * min(MAX_BACKOFF, 2 ** min(self._num_failures, 10))
         details = {"reason": reason[:500], "failures": self._num_failures}
-        effects: list[Effect] = [Note("gradient failed", details=details), *self._hold_back(wait_s)]
-        if has_diverged(self.weights, self._base):
-            self.dialogue.own.set(self._base)
-            effects.append(
-                Note("weights that blew up given up", details={"version": self._in_hand.base_version})
-            )
-        return effects
+        return [Note("gradient failed", details=details), *self._hold_back(wait_s)]
 
     def _hold_back(self, wait_s: float) -> list[Effect]:
         self._is_held_back = True
@@ -268,11 +259,20 @@ class PeerSession:
         )
         return [StartJob(JobRequest(in_hand=unit, bundle=self._content, weights=self.weights))]
 
-    def _take_gradient(self) -> list[Effect]:
-        """Apply what is ready; what is not goes on, or is given up."""
+    def _take_gradient(self, now_s: float) -> list[Effect]:
+        """Apply what is ready; what is not goes on, or is given up.
+
+        Weights that have blown up, so that neighbours would refuse them, give way to the newest mean known.
+        """
         done, self._ready = self._ready, None
+        after = self.weights if done is None else moved(self.weights, done.result.delta)
+        if has_diverged(after, self._base):
+            self.exchanges.give_up(now_s)
+            self.dialogue.own.set(self._base)
+            details = {"version": self._in_hand.base_version}
+            return [Note("weights that blew up given up", details=details)]
         if done is not None:
-            self.dialogue.own.set(moved(self.weights, done.result.delta))
+            self.dialogue.own.set(after)
             staleness = max(0, self.step - done.step - 1)
             self.window.applied(done.result, staleness, done.busy_s, self._in_hand.order.num_batches)
         elif self.settings.late == "discard" and self._unit_step is not None:
@@ -286,7 +286,7 @@ class PeerSession:
     def _wait_for_all(self, now_s: float) -> list[Effect]:
         """The gradient of this step is ready: apply it, and exchange with everybody."""
         self.dialogue.step += 1
-        effects = self._take_gradient()
+        effects = self._take_gradient(now_s)
         self.dialogue.freeze()
         drawn = self.neighbours.draw()
         self._lock_step.begin(now_s, drawn)

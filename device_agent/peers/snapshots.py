@@ -15,10 +15,8 @@ PEER_INLINE_BYTES = 128 * 1024
 """Of weights inside a message to a neighbour, which carries nothing else; larger ones go in chunks."""
 
 MAX_SERVED = 4
-"""Snapshots too large for a message that neighbours may still fetch; older ones are gone."""
-
-MAX_SERVED_PARTS = 16
-"""The same of those that every exchange has one of, each a small part of the weights."""
+"""Snapshots too large for a message that neighbours may still fetch, in sizes of the whole weights; older
+ones are gone. Of parts of the weights, which every exchange has one of, that is accordingly more."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ class OwnWeights:
         if ref.data is None:
             self._served[ref.digest] = content
             self._served.move_to_end(ref.digest)
-            if len(self._served) > (MAX_SERVED_PARTS if self._is_drawn else MAX_SERVED):
+            most = MAX_SERVED * max(len(content), sum(values.nbytes for values in weights.values()))
+            while sum(map(len, self._served.values())) > most:
                 self._served.popitem(last=False)
         if self._compression.scheme == "none":
             return ref, weights

@@ -110,3 +110,18 @@ def test_whoever_reports_no_device_spends_more_than_it_was_credited(reports, pol
         weighing.spend(device, late, 1.0)
         spent[device] += weight
         assert spent[device] <= 1.0 + number / 3 + 1e-9
+
+
+def test_a_device_that_rested_has_saved_nothing_up():
+    weighing = Weighing(AsyncSettings(fairness="rate"), num_sharing=2)
+    for device in "abc":
+        weighing.open(device)
+    weighing.rest("c")
+    for _ in range(20):
+        for device in "ab":
+            weighing.spend(device, 0, 1.0)
+    assert weighing.weigh("c", 0) == pytest.approx(1.5)
+    weighing.spend("c", 0, 1.0)
+    for _ in range(20):
+        weighing.spend("a", 0, 1.0)
+    assert weighing.weigh("c", 0) > 5.0

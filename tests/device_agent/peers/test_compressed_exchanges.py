@@ -11,7 +11,7 @@ import pytest
 
 from device_agent.peers.snapshots import OwnWeights
 from device_agent.wire.codec import decode, refer
-from device_agent.wire.messages import Offer
+from device_agent.wire.messages import Answer, Offer
 from models.compression.codec import encode
 from models.compression.settings import CompressionSettings
 
@@ -91,10 +91,21 @@ def test_fewer_bytes_travel():
     assert sizes["random-mask"] < 0.4 * sizes[None]
 
 
-def test_weights_in_another_form_than_the_runs_are_refused():
-    fleet = Fleet("ab", compression={"scheme": "int8"})
-    fleet.begin()
-    content = encode(fleet.shifted(1.0), CompressionSettings(scheme="float16"), seed=0)
-    offer_from(fleet, weights=refer(content))
+@pytest.mark.parametrize(
+    ("form", "sent", "shift", "is_answered"),
+    [
+        ("int8", {"scheme": "int8"}, 1.0, True),
+        ("int8", {"scheme": "float16"}, 1.0, False),
+        ("random-mask", {"scheme": "random-mask", "keep_fraction": 0.25}, 1.0, True),
+        ("random-mask", {"scheme": "random-mask", "keep_fraction": 0.5}, 1.0, False),
+        ("random-mask", {"scheme": "random-mask", "keep_fraction": 0.25}, 30.0, False),
+    ],
+)
+def test_weights_in_another_form_than_the_runs_or_far_too_large_are_refused(form, sent, shift, is_answered):
+    fleet = Fleet("a", compression=next(one for one in FORMS if one["scheme"] == form))
+    fleet.order("a", neighbours=["b"])
+    fleet.clock.advance(0.0)
+    offer_from(fleet, weights=refer(encode(fleet.shifted(shift), CompressionSettings(**sent), seed=5)))
     fleet.clock.advance(0.5 * BARRIER_S)
-    assert fleet.value("a") == 0.0
+    answers = [decode(payload, topic).body for topic, payload in fleet.said]
+    assert any(isinstance(one, Answer) for one in answers) == is_answered

@@ -88,6 +88,29 @@ def test_an_exchange_that_is_settled_pulls_both_sides_to_their_mean():
     assert a.outcome("b").completed == a.outcome("b").begun == 1
 
 
+def test_a_pair_that_the_answering_side_gave_up_is_refused_and_the_pull_taken_back():
+    a, b = pair()
+    _, answer, theirs = offered(a, b)
+    b.exchanges.give_up(0.05)
+    settled = b.hear(0.2, a, a.hear(0.1, b, answer, theirs))
+    assert settled.applied is False
+    a.hear(0.3, b, settled)
+    assert (a.values.tolist(), b.values.tolist()) == ([0.0, 8.0], [4.0, 2.0])
+
+
+def test_what_the_beginning_side_gave_up_pulls_it_no_more_and_is_counted():
+    a, b = pair()
+    _, answer, theirs = offered(a, b)
+    a.exchanges.give_up(0.05)
+    assert a.hear(0.1, b, answer, theirs) is None
+    assert a.values.tolist() == [0.0, 8.0]
+    _, answer, theirs = offered(a, b, 20.0)
+    settled = b.hear(20.2, a, a.hear(20.1, b, answer, theirs))
+    a.exchanges.give_up(20.3)
+    a.hear(20.4, b, settled)
+    assert a.outcome("b").one_sided == 1
+
+
 def test_an_offer_that_nobody_answers_changes_nothing():
     a, b = pair()
     offered(a, b)
