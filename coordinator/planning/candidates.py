@@ -27,7 +27,7 @@ RATE_FACTORS = (1.0, 2.0)
 SERVER_MOMENTA = (0.5,)
 PASS_FACTORS = (1.0, 2.0)
 AIDS = {"micro_batch": 4, "label_prior": 0.5}
-"""Of all candidates: mini-batches in parts where memory is short, and priors for who lacks classes."""
+"""Of all but published methods: mini-batches in parts where memory is short, priors for who lacks classes."""
 
 PUBLISHED = ("heterofl", "fjord", "fedrolex", "feddrop", "fiarse")
 """Only with `--methods all`."""

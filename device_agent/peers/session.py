@@ -11,8 +11,8 @@
 
 Nothing waits for a neighbour, but at the pace `synchronous`. A device without neighbours trains on; one whose
 coordinator is gone goes on with the neighbours and the learning rate it has. Sub-networks train some entries
-of the weights; exchanges are over all of them, so neighbours need the same bundle, and nothing else of them
-needs to be alike: not engine, speed, width or data.
+of the weights; exchanges are over all of them, so neighbours need the same network and settings, and
+nothing else of them needs to be alike: not engine, table, speed, width or data.
 
 References:
     Jeong, Zecchin, Kountouris, Asynchronous decentralized learning over unreliable wireless networks, ICC

@@ -18,9 +18,9 @@ class TopologySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         kind: `random`: `num_neighbours` of all, by chance; everybody where there are no more. `ring`.
             `grid`: four neighbours, fewer at the edges, as near to a square as the number allows.
             `geometric`: each device has a place in the unit square, and those within `radius` are
-            neighbours; the radius grows by tenths until all are connected. `full`: everybody with everybody,
-            up to MOST_NEIGHBOURS. `file`: as an edge list says.
-        num_neighbours: of `random`, even; a device may have fewer where two draws meet.
+            neighbours; the radius grows by tenths until all are connected. `full`: everybody with everybody;
+            of more devices than can be told of MOST_NEIGHBOURS draws. `file`: as an edge list says.
+        num_neighbours: of `random`, even: so many draws, of which two that meet are one neighbour.
         radius: of `geometric`, in lengths of the square's side.
         file: of `file`: two ids a line, `#` begins a comment.
         redraw_windows: places (in `random`, `ring` and `grid` orders) are drawn anew every so many windows;

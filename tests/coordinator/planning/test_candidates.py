@@ -41,7 +41,7 @@ def test_candidates_that_differ_in_rates_alone_are_one_family(make_fleet):
     assert "distreal 0.65 widest floor 0.2 prior 0.5" in families
 
 
-def test_all_candidates_have_class_priors_and_parts_of_mini_batches(make_fleet):
+def test_the_usual_candidates_have_class_priors_and_parts_of_mini_batches(make_fleet):
     fleet = make_fleet()
     methods = [method_of(one.settings(fleet)) for one in default_candidates(fleet)]
     assert {(one.subnets.label_prior, one.subnets.micro_batch) for one in methods} == {(0.5, 4)}
