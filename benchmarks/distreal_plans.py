@@ -12,7 +12,7 @@ import yaml
 from benchmarks.distreal_cells import Cell
 from coordinator.comparing.plan import slug
 from coordinator.planning.plan_cli import plan_command
-from coordinator.planning.plan_file import Plan, load_plan
+from coordinator.planning.plan_file import Plan, fleet_digest, load_plan
 from coordinator.planning.planned_fleet import PlanSettings
 from coordinator.twins.scenario import load_scenario
 
@@ -47,7 +47,7 @@ def plan_of(cell: Cell, folder: Path, num_workers: int | None) -> Plan:
     fleet, out = _files(cell, folder)
     scenario = msgspec.to_builtins(load_scenario(cell.path, list(cell.overrides)))
     fleet.write_text(yaml.safe_dump(scenario, sort_keys=False))
-    if not out.exists():
+    if not out.exists() or load_plan(out).fleet_digest != fleet_digest(fleet):
         plan_command(fleet, PlanSettings(), out=out, num_workers=num_workers, as_json=True)
     return load_plan(out)
 

@@ -72,6 +72,14 @@ def test_more_seeds_and_methods_run_what_is_missing(run):
     ]
 
 
+def test_only_what_is_there_is_summed_up_where_nothing_is_to_be_run(run):
+    run(seeds=[0])
+    starts = Starts()
+    results = run(starts, seeds=[0, 1], only_stored=True)
+    assert (results.num_stored, results.num_ran, starts.started) == (2, 0, [])
+    assert results.scenarios["small"].methods["full"].seeds == (0,)
+
+
 def test_another_value_is_another_run(run):
     run()
     starts = Starts()

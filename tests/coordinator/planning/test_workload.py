@@ -89,3 +89,11 @@ def test_a_devices_momentum_counts_as_its_velocity_does(make_fleet):
         velocity = 0.9 * velocity + 1.0
         velocities.append(velocity)
     assert effective_rate(settings, 7) == pytest.approx(0.1 * np.mean(velocities))
+
+
+def test_a_mini_batch_that_there_is_no_time_for_whole_counts_by_the_samples_there_is_time_for(reckon):
+    def made(cut_batch):
+        subnets = {"choice": "widest", "floor_fraction": 1.0, "cut_batch": cut_batch}
+        return steps(reckon({"strategy": "distreal", "base_width": 1.0, "subnets": subnets}))
+
+    assert made(1) > made(0) > 0
