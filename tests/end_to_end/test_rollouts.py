@@ -15,7 +15,8 @@ PERMISSIVE = "max_cpu_share_fraction: 0.9\nmin_cpu_share_fraction: 0.1\n"
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet):
-    fleet = make_fleet(rounds=1000)
+    # It keeps to vectors that fit all mini-batches that are left, so a table shows at once.
+    fleet = make_fleet("--strategy", "distreal-paper", rounds=1000)
     fleet.wait_until_training("device-1", "device-2")
     return fleet
 
