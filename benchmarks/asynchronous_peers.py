@@ -25,15 +25,14 @@ Keys = dict[str, Any]
 """Of a scenario, by dotted name."""
 
 _OF_ALL: Keys = {"topology": {"kind": "full"}}
-_NEAR: Keys = {"peers.partners": None}
 METHODS: dict[str, Keys] = {
     "dsgd": _OF_ALL,
     "ad-psgd": {"strategy": "ad-psgd", **_OF_ALL},
     "swift": {"strategy": "swift", **_OF_ALL},
     "epidemic": {"strategy": "epidemic", **_OF_ALL},
-    "reuse": _NEAR,
-    "discard": {"strategy": "dsgd-discard", **_NEAR},
-    "synchronous": {"strategy": "dsgd-synchronous", **_NEAR},
+    "reuse": {"strategy": "dsgd-paper"},
+    "discard": {"strategy": "dsgd-discard"},
+    "synchronous": {"strategy": "dsgd-synchronous"},
 }
 """The first four reach every device. The last three are what the paper behind `dsgd` compares: every device
 exchanges with all those near it, as the scenario has it."""

@@ -47,8 +47,8 @@ Strategy = Annotated[
     str,
     typer.Option(
         help="How the fleet learns: distreal, distreal-paper, full, drop, small, heterofl, fjord, fjord-kd, "
-        "fedrolex, feddrop, fiarse, uniform, async; without a server: dsgd, dsgd-discard, dsgd-synchronous, "
-        "ad-psgd, swift, epidemic."
+        "fedrolex, feddrop, fiarse, uniform, async; without a server: dsgd, dsgd-paper, dsgd-discard, "
+        "dsgd-synchronous, ad-psgd, swift, epidemic."
     ),
 ]
 Model = Annotated[str, typer.Option(help="Zoo name or ONNX file (see `edgetide models list`).")]

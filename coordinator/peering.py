@@ -85,10 +85,11 @@ def window_s(peers: PeerSettings, round_s: float) -> float:
     is how long is waited for one that is not heard of.
 
     Args:
-        peers: at the pace `barrier` they say it, and a tenth and a barrier more keep the last barrier in.
+        peers: at the paces `barrier` and `overlapped` they say it, and a tenth and a barrier more keep the
+            last barrier in.
         round_s: at least, where devices step at a pace of their own.
     """
     nominal_s = peers.window * peers.barrier_s
-    if peers.pace == "barrier":
+    if peers.has_timed_barriers:
         return SLACK * nominal_s + peers.barrier_s
     return max(round_s, PATIENCE * nominal_s)

@@ -150,19 +150,28 @@ PRESETS: dict[str, Preset] = {
         source="Nguyen et al., FedBuff, AISTATS 2022, arXiv 2106.06639; staleness: Xie et al., 2019, "
         "arXiv 1903.03934",
     ),
-    # Its full text was not read. Barrier and reuse of late gradients are the paper's; Metropolis-Hastings
-    # weights, settled exchanges in place of superposed radio signals, and the step size are not from it, nor
-    # are three random partners of all: a broker reaches everybody, and the paper's radio those near it.
+    # The next four: Metropolis-Hastings weights, settled exchanges in place of superposed radio signals, and
+    # the step size are not the paper's, whose full text was not read. `dsgd` is our own form of it: a broker
+    # reaches everybody, where the paper's radio reaches those near; gradients do not wait for the barrier;
+    # and a device's model is a mean of its weights of late.
     "dsgd": Preset(
         subnets=_FULL,
         averages=MEAN_OF_ALL,
-        peers=PeerSettings(partners=3),
+        peers=PeerSettings(pace="overlapped", partners=3, averaged_barriers=20),
         source=f"{_UNRELIABLE}; {_RECONSTRUCTED}",
+    ),
+    "dsgd-paper": Preset(
+        subnets=_FULL,
+        averages=MEAN_OF_ALL,
+        peers=PeerSettings(),
+        topology=TopologySettings(kind="geometric"),
+        source=f"{_UNRELIABLE}: the barrier applies what is ready, however late; {_RECONSTRUCTED}",
     ),
     "dsgd-discard": Preset(
         subnets=_FULL,
         averages=MEAN_OF_ALL,
-        peers=PeerSettings(late="discard", partners=3),
+        peers=PeerSettings(late="discard"),
+        topology=TopologySettings(kind="geometric"),
         source=f"what {_UNRELIABLE} compares with: the barrier gives up what is not finished",
     ),
     "dsgd-synchronous": Preset(

@@ -56,9 +56,9 @@ class NodeAccuracy:
             self.look()
 
     def look(self) -> None:
-        """Measure every node that has weights of its own now."""
-        weights = [twin.own_weights for twin in self.twins]
-        seen = [self.accuracy(own) for own in weights if own is not None]
+        """Measure every node that has a model of its own now."""
+        models = [twin.own_model for twin in self.twins]
+        seen = [self.accuracy(own) for own in models if own is not None]
         if seen:
             self.curve.append(NodePoint(self.clock.now_s, sum(seen) / len(seen), min(seen)))
 

@@ -186,10 +186,10 @@ class Twin:
         return self._process.jobs
 
     @property
-    def own_weights(self) -> Mapping[str, Array] | None:
-        """The weights of a session with neighbours; None while it has none."""
+    def own_model(self) -> Mapping[str, Array] | None:
+        """What it has learned in a session with neighbours; None while it has none."""
         session = None if self._num_crashes else self.node.core.peers
-        return None if session is None else session.weights
+        return None if session is None else session.model
 
     # ------------------------------------------------------------ what happens to it
 

@@ -151,6 +151,14 @@ class Dialogue:
                 effects.append(self._to(neighbour, offer))
         return effects
 
+    def offer_to_some(self, now_s: float) -> list[Effect]:
+        """Draw partners where that is asked for, and push to them or begin exchanges with them."""
+        if self.settings.exchange == "push":
+            return self.offer_to(now_s, self.neighbours.draw())
+        exchanges = self.exchanges
+        drawn = self.neighbours.draw(exchanges.answered, lambda one: exchanges.can_begin(now_s, one))
+        return self.offer_to(now_s, drawn)
+
     def mix_letters(self, now_s: float) -> None:
         """Average what was pushed here: w += sum_j w_j (theirs_j - w), of the weights before."""
         if self.settings.exchange != "push":

@@ -50,6 +50,9 @@ SILENT_OFFERS = 10
 
 MAX_SLOWDOWN = 8
 
+ANSWERED_OVER = 50
+"""Offers that the share of answered ones is a fading mean of."""
+
 
 @dataclass(frozen=True)
 class Deed:
@@ -127,11 +130,13 @@ class ReciprocalExchanges:
     Attributes:
         counts: by neighbour, what became of the exchanges begun, since `take_counts`.
         num_unanswered: own offers replaced by newer ones. num_crossed: offers that gave way to an own one.
+        answered: share of the own offers that were answered lately, 1 before there were any.
     """
 
     def __init__(self, device: str, boot_epoch: int, settings: PeerSettings) -> None:
         self.counts: dict[str, Exchanges] = {}
         self.num_unanswered = self.num_crossed = 0
+        self.answered = 1.0
         self._settings = settings
         self._next_nonce = first_nonce(device, boot_epoch)
         self._open: dict[str, _Open] = {}
@@ -166,6 +171,7 @@ class ReciprocalExchanges:
         self._next_nonce += 1
         own = tell(nonce)
         self._open[neighbour] = _Open(nonce, degree, own, now_s)
+        self.answered *= 1 - 1 / ANSWERED_OVER
         self._count(neighbour, "begun")
         return Offer(nonce=nonce, degree=degree, step=own.step, weights=own.ref)
 
@@ -186,6 +192,7 @@ class ReciprocalExchanges:
         if not self.wants_answer(now_s, sender, answer):
             return NOTHING
         offered = self._open.pop(sender)
+        self.answered = min(1.0, self.answered + 1 / ANSWERED_OVER)
         weight = pair_weight(self._settings, offered.degree, answer.degree)
         own_pull = pull(offered.own.weights, theirs, weight)
         most_s = min(self._longest_wait_s, self._settings.barrier_s / 4)

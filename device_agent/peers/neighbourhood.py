@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from device_agent.wire.messages import Peering
 from models.peer_settings import PeerSettings
 
 ROUNDING = 1e-9
+
+LEAST_ANSWERED = 0.5
+"""Of the offers, that more draws make up for: so at most twice as many are drawn. More could come to more
+pulls at a barrier than the weights are made for, where all answer again at once."""
 
 
 class Neighbourhood:
@@ -48,10 +52,20 @@ class Neighbourhood:
         """
         return max(1, self._num_exchanges)
 
-    def draw(self) -> Sequence[str]:
-        """Those that this barrier's exchange is with."""
+    def draw(self, answered: float = 1.0, is_free: Callable[[str], bool] = lambda _: True) -> Sequence[str]:
+        """Those that this barrier's exchange is with.
+
+        Args:
+            answered: share of the offers that were answered lately: where partners are drawn, so many more
+                are drawn that about `partners` answer.
+            is_free: whether an exchange with a neighbour can begin now; others are not drawn.
+        """
         num = self._settings.partners
-        return self.ids if num is None or num >= len(self.ids) else self._rng.sample(self.ids, num)
+        if num is None or num >= len(self.ids):
+            return self.ids
+        more, part = divmod(num / max(LEAST_ANSWERED, answered), 1)
+        free = [one for one in self.ids if is_free(one)]
+        return self._rng.sample(free, min(len(free), int(more) + (self._rng.random() < part)))
 
     def begins(self, neighbour: str) -> bool:
         """Whether an exchange of the two is this device's to begin.

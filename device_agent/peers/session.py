@@ -23,7 +23,6 @@ References:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import msgspec
 
@@ -32,14 +31,15 @@ from device_agent.orders import JobRequest, OrderInHand
 from device_agent.peers.checks import has_diverged, mixing_digest
 from device_agent.peers.dialogue import Dialogue
 from device_agent.peers.exchange import ReciprocalExchanges
+from device_agent.peers.iterate_mean import IterateMean
 from device_agent.peers.lock_step import LockStep
 from device_agent.peers.mixing import Weights, moved
 from device_agent.peers.neighbourhood import Neighbourhood
 from device_agent.peers.sketch import sketch
-from device_agent.peers.window import Window
+from device_agent.peers.window import Gradient, Window
 from device_agent.training import TrainingResult
 from device_agent.wire.codec import refer
-from device_agent.wire.messages import Envelope, Offer, Order, PeerReport
+from device_agent.wire.messages import Envelope, Offer, Order
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
 from models.weights import pack
@@ -55,15 +55,6 @@ ENDLESS_S = 1e6
 
 MIN_TICK_S = 0.01
 MAX_BACKOFF = 64
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A unit that has ended: its result, the barrier it began at, and the core-seconds it took."""
-
-    result: TrainingResult
-    step: int
-    busy_s: float
 
 
 class PeerSession:
@@ -105,6 +96,7 @@ class PeerSession:
             weights=weights,
         )
         self.window = Window()
+        self._mean = IterateMean(settings.averaged_barriers, weights)
         self._content = content
         self._in_hand = in_hand
         self._base: Weights = weights
@@ -116,7 +108,7 @@ class PeerSession:
         self._is_held_back = False
         self._is_by_time = bundle.settings.subnets.choice != "fixed"
         self._unit_s = settings.barrier_s if self._is_by_time else ENDLESS_S
-        self._ready: _Done | None = None
+        self._ready: Gradient | None = None
         self._lock_step = LockStep(settings.max_age_s, retry_s=settings.barrier_s / 4)
 
     @property
@@ -133,6 +125,11 @@ class PeerSession:
     def weights(self) -> Weights:
         """Those of this moment."""
         return self.dialogue.own.weights
+
+    @property
+    def model(self) -> Weights:
+        """What the device has learned, and reports: its weights, or their mean of late."""
+        return self._mean.weights
 
     # ------------------------------------------------------------ orders
 
@@ -195,12 +192,13 @@ class PeerSession:
     def _on_begin(self, now_s: float) -> list[Effect]:
         self.window.began_s = self._barrier_s = now_s
         effects = [*self._start_unit(now_s), *self._report_timer(now_s)]
-        return [*effects, *self._barrier_timer(now_s)] if self.settings.pace == "barrier" else effects
+        return [*effects, *self._barrier_timer(now_s)] if self.settings.has_timed_barriers else effects
 
     def _pass_barrier(self, now_s: float) -> list[Effect]:
         self.dialogue.step += 1
-        effects = [*self._take_gradient(now_s), *self.dialogue.offer_to(now_s, self.neighbours.draw())]
+        effects = [*self._take_gradient(now_s), *self.dialogue.offer_to_some(now_s)]
         self.dialogue.mix_letters(now_s)
+        self._mean.add(self.weights)
         return [*effects, *self._report_if_due(now_s), *self._start_unit(now_s), *self._tick(now_s)]
 
     def _barrier_timer(self, now_s: float) -> list[Effect]:
@@ -225,7 +223,7 @@ class PeerSession:
             self._unit_s = min(ENDLESS_S, 2 * self._unit_s)
             return self._hold_back(self.settings.barrier_s)
         self._num_failures = 0
-        self._ready = _Done(result, began, busy_s)
+        self._ready = Gradient(result, self.step - began, busy_s)
         return _WHEN_READY[self.settings.pace](self, now_s)
 
     def on_unit_failed(self, reason: str) -> list[Effect]:
@@ -269,17 +267,20 @@ class PeerSession:
         if has_diverged(after, self._base):
             self.exchanges.give_up(now_s)
             self.dialogue.own.set(self._base)
+            self._mean.reset(self._base)
             details = {"version": self._in_hand.base_version}
             return [Note("weights that blew up given up", details=details)]
         if done is not None:
             self.dialogue.own.set(after)
-            staleness = max(0, self.step - done.step - 1)
-            self.window.applied(done.result, staleness, done.busy_s, self._in_hand.order.num_batches)
+            self.window.applied(done, self._in_hand.order.num_batches)
         elif self.settings.late == "discard" and self._unit_step is not None:
             self._unit_step = None
             self.window.discarded += 1
             return [StopJob()]
         return []
+
+    def _apply_at_once(self, now_s: float) -> list[Effect]:
+        return [*self._take_gradient(now_s), *self._start_unit(now_s)]
 
     # ------------------------------------------------------------ the pace `synchronous`
 
@@ -313,6 +314,7 @@ class PeerSession:
             return []
         self.dialogue.thaw()
         self.dialogue.mix_letters(now_s)
+        self._mean.add(self.weights)
         return [*self._report_if_due(now_s), *self._start_unit(now_s)]
 
     # ------------------------------------------------------------ neighbours
@@ -365,7 +367,7 @@ class PeerSession:
     # ------------------------------------------------------------ reports
 
     def _report_timer(self, now_s: float) -> list[Effect]:
-        if self.settings.pace == "barrier" or self._owed is None:
+        if self.settings.has_timed_barriers or self._owed is None:
             return []
         return [SetTimer(REPORT, max(0.0, self._owed.deadline_at_s - now_s))]
 
@@ -375,16 +377,15 @@ class PeerSession:
         if owed is None or (is_early and now_s < owed.deadline_at_s):
             return []
         self._owed, self._reported_step = None, self.step
-        content = pack({name: values - self._base[name] for name, values in self.weights.items()})
-        report = PeerReport(
+        content = pack({name: values - self._base[name] for name, values in self.model.items()})
+        update = self.window.update(
+            owed.order,
+            refer(content),
             step=self.step,
             exchanges=self.exchanges.take_counts(),
-            staleness=tuple(self.window.staleness),
-            discarded=self.window.discarded,
             sketch=sketch(self.weights, f"{self.run}/{self.dialogue.digest}"),
-            bytes_sent=self.window.bytes_sent,
+            now_s=now_s,
         )
-        update = self.window.update(owed.order, refer(content), report, now_s)
         self.window = Window(began_s=now_s)
         details = {"order": update.order, "round": update.round, "step": self.step}
         return [owed.report(update, content), Note("window reported", details=details)]
@@ -392,6 +393,7 @@ class PeerSession:
 
 _WHEN_READY = {
     "barrier": lambda _session, _now_s: [],  # it waits for the barrier
-    "wait-free": PeerSession._pass_barrier,  # noqa: SLF001 - of this class
+    "overlapped": PeerSession._apply_at_once,  # noqa: SLF001 - of this class
+    "wait-free": PeerSession._pass_barrier,  # noqa: SLF001
     "synchronous": PeerSession._wait_for_all,  # noqa: SLF001
 }

@@ -6,10 +6,23 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from device_agent.training import TrainingResult
-from device_agent.wire.messages import BlobRef, Order, PeerReport, Update
+from device_agent.wire.messages import BlobRef, Exchanges, Order, PeerReport, Update
 
 STALENESS_BINS = 16
 """Gradients begun so many barriers before the last one, or more, count in the last place."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A unit that has ended.
+
+    Attributes:
+        result: of training. staleness: barriers passed meanwhile. busy_s: core-seconds it took.
+    """
+
+    result: TrainingResult
+    staleness: int
+    busy_s: float
 
 
 @dataclass
@@ -29,16 +42,25 @@ class Window:
     _results: deque[TrainingResult] = field(default_factory=deque)
     _num_steps: int = 0
 
-    def applied(self, result: TrainingResult, staleness: int, busy_s: float, max_steps: int) -> None:
+    def applied(self, gradient: Gradient, max_steps: int) -> None:
         """A gradient was applied; of more than `max_steps` mini-batches the oldest are not reported."""
-        self.staleness[min(staleness, STALENESS_BINS - 1)] += 1
-        self.busy_s += busy_s
-        self._results.append(result)
-        self._num_steps += len(result.step_vectors)
+        self.staleness[min(gradient.staleness, STALENESS_BINS - 1)] += 1
+        self.busy_s += gradient.busy_s
+        self._results.append(gradient.result)
+        self._num_steps += len(gradient.result.step_vectors)
         while self._num_steps > max_steps and len(self._results) > 1:
             self._num_steps -= len(self._results.popleft().step_vectors)
 
-    def update(self, order: Order, delta: BlobRef, peers: PeerReport, now_s: float) -> Update:
+    def update(
+        self,
+        order: Order,
+        delta: BlobRef,
+        *,
+        step: int,
+        exchanges: dict[str, Exchanges],
+        sketch: tuple[float, ...],
+        now_s: float,
+    ) -> Update:
         """The report. Its mini-batches may be none: then only neighbours moved the weights."""
         vectors: dict[tuple[int, ...], int] = {}
         step_vectors = [
@@ -58,5 +80,12 @@ class Window:
             loss_sum=sum(result.loss_sum for result in self._results),
             busy_s=self.busy_s,
             wall_s=max(0.0, now_s - self.began_s),
-            peers=peers,
+            peers=PeerReport(
+                step=step,
+                exchanges=exchanges,
+                staleness=tuple(self.staleness),
+                discarded=self.discarded,
+                sketch=sketch,
+                bytes_sent=self.bytes_sent,
+            ),
         )

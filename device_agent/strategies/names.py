@@ -20,6 +20,7 @@ _OF_SUBNETS = (
     "uniform",
     "async",
     "dsgd",
+    "dsgd-paper",
     "dsgd-discard",
     "dsgd-synchronous",
     "ad-psgd",

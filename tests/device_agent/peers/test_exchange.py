@@ -77,6 +77,19 @@ def offered(a, b, now_s=0.0):
 # ---------------------------------------------------------------- two devices
 
 
+def test_the_share_of_answered_offers_falls_in_silence_and_recovers():
+    a, b = pair()
+    for now_s in range(100):
+        a.begin(float(now_s), "b")
+    silent = a.exchanges.answered
+    assert silent < 0.2
+    for now_s in range(100, 300):
+        _, answer, theirs = offered(a, b, float(now_s))
+        settle = a.hear(now_s, b, answer, theirs)
+        a.hear(now_s, b, b.hear(now_s, a, settle))
+    assert a.exchanges.answered > 0.95
+
+
 def test_an_exchange_that_is_settled_pulls_both_sides_to_their_mean():
     a, b = pair()
     _, answer, theirs = offered(a, b)

@@ -44,3 +44,22 @@ def test_of_two_that_both_exchange_with_all_one_begins(partners):
 def test_as_many_partners_as_wanted_are_drawn():
     drawn = make("a", {f"node-{index}": 9 for index in range(9)}, partners=3)
     assert {len(set(drawn.draw())) for _ in range(10)} == {3}
+
+
+@pytest.mark.parametrize(("answered", "num"), [(1.0, 3), (0.75, 4), (0.5, 6), (0.1, 6)])
+def test_more_are_drawn_where_few_answer_and_at_most_twice_as_many(answered, num):
+    drawn = make("a", {f"node-{index}": 20 for index in range(20)}, partners=3)
+    assert {len(set(drawn.draw(answered))) for _ in range(10)} == {num}
+
+
+def test_a_part_of_a_draw_is_drawn_so_often():
+    drawn = make("a", {f"node-{index}": 20 for index in range(20)}, partners=3)
+    nums = [len(drawn.draw(2 / 3)) for _ in range(200)]  # 4.5 on average
+    assert set(nums) == {4, 5}
+    assert 4.3 < sum(nums) / 200 < 4.7
+
+
+def test_who_has_an_exchange_under_way_is_not_drawn():
+    drawn = make("a", {f"node-{index}": 9 for index in range(9)}, partners=3)
+    free = {"node-1", "node-4"}
+    assert {frozenset(drawn.draw(1.0, free.__contains__)) for _ in range(10)} == {frozenset(free)}

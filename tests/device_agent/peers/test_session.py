@@ -22,6 +22,7 @@ from device_agent.wire.messages import (
 )
 from device_agent.wire.topics import device_topic, fleet_topic
 from models.bundle import encode as encode_bundle
+from models.peer_settings import PeerSettings
 from models.weights import unpack
 
 peer_fleet = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "fixtures" / "peer_fleet.py")))
@@ -74,6 +75,33 @@ def test_a_device_without_neighbours_trains_on():
         fleet.finish("a", 0.1)
     assert fleet.session("a").step == 5
     assert len(fleet.jobs["a"].requests) == 5
+
+
+def test_at_the_pace_overlapped_a_gradient_is_applied_at_once_and_the_next_begins():
+    fleet = Fleet("a", pace="overlapped")
+    fleet.begin()
+    fleet.finish("a", 0.5)
+    assert fleet.value("a") == pytest.approx(0.5)
+    assert len(fleet.jobs["a"].requests) == 2
+    assert fleet.session("a").step == 0
+    fleet.clock.advance(2.5 * BARRIER_S)
+    assert fleet.session("a").step == 2
+    fleet.finish("a", 0.25)
+    assert fleet.value("a") == pytest.approx(0.75)
+    assert fleet.session("a").window.staleness[:3] == [1, 0, 1]
+
+
+def test_at_the_pace_overlapped_exchanges_begin_at_barriers_while_a_unit_runs():
+    fleet = Fleet("ab", pace="overlapped")
+    fleet.begin(b=fleet.shifted(1.0))
+    fleet.clock.advance(1.5 * BARRIER_S)
+    assert fleet.value("a") == pytest.approx(fleet.value("b"))
+    assert [len(fleet.jobs[name].requests) for name in "ab"] == [1, 1]
+
+
+def test_at_the_pace_overlapped_nothing_is_late():
+    with pytest.raises(ValueError, match="`late` must be reuse"):
+        PeerSettings(pace="overlapped", late="discard")
 
 
 @pytest.mark.parametrize("pace", ["barrier", "wait-free"])
@@ -247,7 +275,7 @@ def decode_body(delivery):
     return decode(delivery.payload, delivery.topic).body if "/peer/" in delivery.topic else None
 
 
-@pytest.mark.parametrize("pace", ["barrier", "wait-free", "synchronous"])
+@pytest.mark.parametrize("pace", ["barrier", "overlapped", "wait-free", "synchronous"])
 @pytest.mark.parametrize(("moved", "kept"), [(0.5, 0.5), (1e4, 0.0), (float("inf"), 0.0)])
 def test_weights_that_blew_up_are_given_up_for_the_newest_mean(moved, kept, pace):
     fleet = Fleet("a", pace=pace)
