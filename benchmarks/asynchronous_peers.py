@@ -40,7 +40,7 @@ exchanges with all those near it, as the scenario has it."""
 PUBLIC = ("ad-psgd", "swift", "epidemic")
 """Algorithms of others that `dsgd` is to be as good as."""
 
-RATES = (0.1, 0.2, 0.4, 0.8)
+RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Learning rates that every method is tried with."""
 
 UNTIL_S = 200.0
