@@ -9,7 +9,8 @@
                                                         │
     answers and settlements of neighbours come at any time and pull at once, also while a unit runs
 
-Nothing waits for a neighbour, but at the pace `synchronous`. A device without neighbours trains on; one whose
+At the pace `overlapped` a gradient is applied as soon as it is done, and the next unit starts then. Nothing
+waits for a neighbour, but at the pace `synchronous`. A device without neighbours trains on; one whose
 coordinator is gone goes on with the neighbours and the learning rate it has. Sub-networks train some entries
 of the weights; exchanges are over all of them, so neighbours need the same network and settings, and
 nothing else of them needs to be alike: not engine, table, speed, width or data.

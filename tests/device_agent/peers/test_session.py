@@ -165,6 +165,17 @@ def test_a_window_ends_with_a_report_of_how_far_the_weights_are_from_the_orders(
     assert first.peers.sketch == pytest.approx(second.peers.sketch, abs=1e-5)
 
 
+def test_the_model_that_is_reported_is_the_mean_of_late_where_that_is_asked_for():
+    fleet = Fleet("a", averaged_barriers=2)
+    fleet.begin()
+    for change in (0.25, 0.25, 0.25, 0.25):  # the mean: .25, .475, .7, .925
+        fleet.finish("a", change)
+        fleet.clock.advance(BARRIER_S)
+    delta = unpack(fleet.updates()[0].delta.data, fleet.bundle.graph.parameters)
+    assert delta["a.bias"].tolist() == pytest.approx([0.925] * 8)
+    assert fleet.value("a") == pytest.approx(1.0)
+
+
 def test_without_a_further_order_a_device_goes_on_and_reports_no_more():
     fleet = Fleet("a")
     fleet.begin()
