@@ -42,7 +42,13 @@ def is_planned(cell: Cell, folder: Path) -> bool:
 
 
 def plan_of(cell: Cell, folder: Path, num_workers: int | None) -> Plan:
-    """See `planned`."""
+    """The plan of a cell's scenario, made by `edgetide dse plan`'s own function unless it is there already.
+
+    Args:
+        cell: whose fleet is planned for.
+        folder: of scenarios and plans. A plan of another scenario under the cell's name is made anew.
+        num_workers: processes at a time; None: the cores.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     fleet, out = _files(cell, folder)
     scenario = msgspec.to_builtins(load_scenario(cell.path, list(cell.overrides)))
