@@ -14,7 +14,7 @@ class IterateMean:
     """Large steps on data that differs from device to device swing around the optimum; their mean does not.
 
     Args:
-        horizon: additions that the mean is over at most, about; None: there is no mean but the newest.
+        horizon: additions that the mean is over at most, about; 1: it is the newest.
         weights: to begin with.
 
     References:
@@ -23,7 +23,7 @@ class IterateMean:
         polynomial-decay averaging, in which early weights are forgotten.
     """
 
-    def __init__(self, horizon: int | None, weights: Weights) -> None:
+    def __init__(self, horizon: int, weights: Weights) -> None:
         self._horizon = horizon
         self.reset(weights)
 
@@ -39,11 +39,7 @@ class IterateMean:
     def add(self, weights: Weights) -> None:
         """The weights of one more moment."""
         self._num += 1
-        rate = (DECAY + 1) / (self._num + DECAY)  # 1 at first
-        if self._horizon is None:
-            rate = 1.0
-        elif rate < 1 / self._horizon:
-            rate = 1 / self._horizon
+        rate = max(1 / self._horizon, (DECAY + 1) / (self._num + DECAY))  # 1 at first
         mean = self._mean
         self._mean = (
             weights

@@ -97,7 +97,7 @@ class PeerSession:
             weights=weights,
         )
         self.window = Window()
-        self._mean = IterateMean(settings.averaged_barriers, weights)
+        self._mean = IterateMean(settings.averaged_barriers or 1, weights)
         self._content = content
         self._in_hand = in_hand
         self._base: Weights = weights
@@ -130,7 +130,7 @@ class PeerSession:
     @property
     def model(self) -> Weights:
         """What the device has learned, and reports: its weights, or their mean of late."""
-        return self._mean.weights
+        return self.weights if self.settings.averaged_barriers is None else self._mean.weights
 
     # ------------------------------------------------------------ orders
 

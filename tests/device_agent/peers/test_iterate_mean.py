@@ -12,8 +12,8 @@ def at(value):
     return {"w": np.full(2, value, np.float32)}
 
 
-def test_without_a_horizon_it_is_the_newest():
-    mean = IterateMean(None, at(5.0))
+def test_with_a_horizon_of_one_it_is_the_newest():
+    mean = IterateMean(1, at(5.0))
     assert mean.weights["w"][0] == 5.0
     newest = at(1.0)
     mean.add(newest)

@@ -176,6 +176,18 @@ def test_the_model_that_is_reported_is_the_mean_of_late_where_that_is_asked_for(
     assert fleet.value("a") == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("pace", ["barrier", "wait-free"])
+def test_a_model_that_is_no_mean_is_the_weights_of_the_moment(pace):
+    fleet = Fleet("ab", pace=pace)
+    fleet.begin(b=fleet.shifted(1.0))
+    for name in "ab":
+        fleet.finish(name, 0.25)
+    fleet.clock.advance(1.9 * BARRIER_S)  # past the exchange that begins at the first barrier
+    session = fleet.session("a")
+    assert fleet.value("a") == pytest.approx(0.75)
+    assert all(session.model[name] is session.weights[name] for name in session.weights)
+
+
 def test_without_a_further_order_a_device_goes_on_and_reports_no_more():
     fleet = Fleet("a")
     fleet.begin()
