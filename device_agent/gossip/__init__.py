@@ -1,0 +1,1 @@
+"""Learning from streams, with prototypes told to neighbours."""

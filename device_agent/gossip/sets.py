@@ -1,0 +1,175 @@
+"""Sharing of whole sets, as in the paper: now and then they go to neighbours that a gate lets through.
+
+What comes is kept in a mailbox of one set a neighbour, newest wins, and learned prototype by prototype as if
+they were samples, some after each own sample, one of each neighbour in turn. With `skips_known` those that
+are own ones nearly to the bit, because they were told first, are not learned again.
+
+References:
+    Fernandez-Pineiro et al., arXiv 2411.09267, as its authors coded it (nodes 1, 2 and 4).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from device_agent.gossip.reading import read_told
+from device_agent.gossip.telling import Numbering, Tell
+from device_agent.wire.whispers import MAX_BYTES, Held, Said, Whole
+from firmware_profiles.errors import PeerError
+from models.gossip_settings import SetSettings
+from models.prototypes import gates
+from models.prototypes.clustering import KEPT_FRACTION, by_density, by_means
+from models.prototypes.ilvq import Ilvq
+from models.prototypes.packing import MAX_PROTOTYPES, pack
+from models.prototypes.prototype_set import PrototypeSet
+from models.prototypes.units import units_for
+from models.subnet import Array
+
+SAME = 1e-3
+"""Prototypes of one class nearer than this, in ranges of the features, are the same one."""
+
+
+class SetSharing:
+    """Decides what is told, and feeds what was told to the learner.
+
+    Args:
+        learner: of the own samples, and of what comes.
+        settings: when and how. numbering: of the own whispers.
+        num_features: d. num_classes: C. max_prototypes: that any neighbour's learner keeps, as the own one.
+        seed: of all that is drawn.
+
+    Raises:
+        ValueError: sets can grow larger than a message may be.
+    """
+
+    def __init__(
+        self,
+        learner: Ilvq,
+        settings: SetSettings,
+        numbering: Numbering,
+        *,
+        num_features: int,
+        num_classes: int,
+        max_prototypes: int,
+        seed: int,
+    ) -> None:
+        most_bytes = max_prototypes * (2 * num_features + 5) + 8 * num_features + 3
+        if max_prototypes > MAX_PROTOTYPES or most_bytes > MAX_BYTES:
+            raise ValueError(
+                f"{max_prototypes} prototypes of {num_features} features take {most_bytes} bytes, a message "
+                f"holds {MAX_PROTOTYPES} in {MAX_BYTES} bytes: lower max_prototypes"
+            )
+        self._max_prototypes = max_prototypes
+        self._learner, self._settings, self._numbering = learner, settings, numbering
+        self._num_features, self._num_classes, self._seed = num_features, num_classes, seed
+        self._rng = random.Random(f"{seed}/sets")
+        self._received: dict[str, PrototypeSet] = {}
+        self._mail: dict[str, list[int]] = {}  # rows of the newest set that are still to be learned
+        self._told: dict[str, tuple[int, PrototypeSet]] = {}
+        self._held: dict[str, PrototypeSet] = {}
+        self._newest: dict[str, int] = {}
+        self._version = 0
+
+    def after(self, x: Array, y: int, neighbours: Sequence[str], age_s: float = 0.0) -> list[Tell]:
+        """A sample of this age was learned: learn some of what came, then tell, perhaps."""
+        del x, y
+        self._learn_mail()
+        settings = self._settings
+        if not neighbours or self._rng.random() >= settings.probability:
+            return []
+        self._cluster()
+        own = self._learner.prototypes()
+        if not len(own):
+            return []
+        chosen = self._rng.sample(list(neighbours), min(settings.partners, len(neighbours)))
+        open_to = [one for one in chosen if self._is_open(one, own)]
+        if not open_to:
+            return []
+        self._version += 1
+        packed = pack(own, self._num_classes, units=units_for(own), with_weights=True, with_ages=False)
+        for one in open_to:
+            self._told[one] = self._version, own
+        return [self._numbering.tell(one, Whole(self._version, packed), age_s) for one in open_to]
+
+    def on_said(self, sender: str, said: Said) -> list[Tell]:
+        """A neighbour told its set, or that it has this device's.
+
+        Raises:
+            PeerError: it cannot be read.
+        """
+        if isinstance(said, Held):
+            version, told = self._told.get(sender, (None, None))
+            if told is not None and version == said.version:
+                self._held[sender] = told
+            return []
+        if not isinstance(said, Whole):
+            raise PeerError(f"{sender} tells {type(said).__name__}, and this run shares sets")
+        if said.version < self._newest.get(sender, 0):
+            return []
+        found = read_told(said.packed, self._num_features, self._num_classes)
+        if not 0 < len(found) <= self._max_prototypes:
+            raise PeerError(
+                f"{sender} tells a set of {len(found)} prototypes, 1 to {self._max_prototypes} can be"
+            )
+        self._received[sender], self._newest[sender] = found, said.version
+        rows = self._unknown(found) if self._settings.skips_known else list(range(len(found)))
+        self._rng.shuffle(rows)
+        self._mail[sender] = rows
+        is_needed = self._settings.gate == "calibrated"
+        return [self._numbering.tell(sender, Held(said.version))] if is_needed else []
+
+    def forget(self, neighbour: str) -> None:
+        """It is none any more."""
+        for kept in (self._received, self._mail):
+            kept.pop(neighbour, None)
+        self.restarted(neighbour)
+
+    def restarted(self, neighbour: str) -> None:
+        """It began anew: it holds nothing of this device, and names its sets afresh."""
+        for kept in (self._told, self._held, self._newest):
+            kept.pop(neighbour, None)
+
+    def _learn_mail(self) -> None:
+        """One prototype of each neighbour in turn, up to as many as are allowed."""
+        left = self._settings.learned
+        while left and self._mail:
+            sender = next(iter(self._mail))
+            rows = self._mail.pop(sender)
+            if rows:
+                row, left = rows.pop(), left - 1
+                found = self._received[sender]
+                self._learner.learn(found.vectors[row], int(found.labels[row]))
+                self._mail[sender] = rows  # behind all others
+
+    def _is_open(self, neighbour: str, own: PrototypeSet) -> bool:
+        if self._settings.gate == "paper":
+            return gates.paper(own, self._received.get(neighbour), seed=self._rng.getrandbits(32)).is_open
+        if self._settings.gate == "calibrated":
+            return gates.calibrated(own, self._held.get(neighbour)).is_open
+        return True
+
+    def _cluster(self) -> None:
+        """Have the learner keep fewer prototypes, where they have become too many."""
+        settings = self._settings
+        if settings.clustering == "none" or len(self._learner) <= settings.most:
+            return
+        own, num_kept = self._learner.prototypes(), int(KEPT_FRACTION * settings.most)
+        if settings.clustering == "dbscan":
+            fewer = by_density(own, num_kept)
+        else:
+            fewer = by_means(own, num_kept, seed=self._seed)
+        self._learner.replace(fewer)
+
+    def _unknown(self, found: PrototypeSet) -> list[int]:
+        own = self._learner.prototypes()
+        if not len(own) or not len(found):
+            return list(range(len(found)))
+        ranges = np.ptp(own.vectors, axis=0)
+        ranges[ranges == 0] = 1.0
+        is_same = found.labels[:, None] == own.labels
+        for feature, limit in enumerate(SAME * ranges):  # one at a time: all gaps together may take gigabytes
+            is_same &= np.abs(found.vectors[:, feature, None] - own.vectors[:, feature]) < limit
+        return [int(row) for row in np.flatnonzero(~is_same.any(axis=1))]

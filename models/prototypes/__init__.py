@@ -1,0 +1,1 @@
+"""Learning from a stream with prototypes: labelled vectors, few enough to keep and to send."""
