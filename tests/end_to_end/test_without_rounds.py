@@ -36,7 +36,9 @@ def test_updates_are_applied_as_they_come(fleets):
     assert fleet.wait() == 0, fleet.explain()
     report = fleet.report
     versions = fleet.database("SELECT version, num_updates FROM versions ORDER BY version")
-    assert versions == [(0, 0), *((version, 2) for version in range(1, 11))]  # as many as there are devices
-    assert report["updates_applied"] == sum(report["staleness"].values()) == 20
-    assert sum(device["updates"] for device in report["devices"]) == 20
+    assert [version for version, _ in versions] == list(range(11))
+    nums = [num for _, num in versions[1:]]
+    assert set(nums) <= {1, 2}  # as many as there are devices, unless one of them took too long
+    assert report["updates_applied"] == sum(report["staleness"].values()) == sum(nums)
+    assert sum(device["updates"] for device in report["devices"]) == sum(nums)
     assert report["updates_refused"] == 0
