@@ -36,7 +36,7 @@ FAR = 64.0
 """A sample so many units from the offsets brings new ones: float16 has steps of 1/16 of a unit there, and it
 saturates further out."""
 
-MIND = 1.5
+HYSTERESIS = 1.5
 """A device that wanted no more wants more again once the pool is worth so many times `demand_below`."""
 
 
@@ -199,7 +199,7 @@ class NewsSharing:
         """Say whether more is wanted, where that has changed, and now and then anyway."""
         low, before = self._settings.demand_below, self._is_satisfied
         is_judged = self._learner.pool_size >= max(1, self._settings.at_first)
-        limit = MIND * low if before else low
+        limit = HYSTERESIS * low if before else low
         self._is_satisfied = is_judged and self._learner.pool_weight < limit
         has_changed = self._is_satisfied != before
         self._has_demanded |= has_changed

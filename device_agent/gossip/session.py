@@ -29,6 +29,7 @@ from models.prototypes.ilvq import Ilvq
 from models.prototypes.learner import PrototypeLearner
 from models.prototypes.packing import UnknownUnitsError
 from models.prototypes.prequential import Prequential
+from models.prototypes.prototype_set import checked_class
 from models.subnet import Array
 
 MOST_WAITING = 100_000
@@ -142,8 +143,7 @@ class GossipSession:
         Raises:
             ValueError: there is no such class.
         """
-        if not 0 <= y < self._num_classes:
-            raise ValueError(f"class {y} is none of the {self._num_classes} classes, from 0")
+        checked_class(y, self._num_classes)
         waiting = self._waiting.pop(number, None)
         if waiting is None:
             return []

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.prototypes import saved, scaling
-from models.prototypes.prototype_set import PrototypeSet, check
+from models.prototypes.prototype_set import PrototypeSet, check, check_sizes, checked_class
 from models.prototypes.scaling import LARGEST, Doubles, Scaling
 from models.prototypes.settings import IlvqSettings
 from models.prototypes.standard import squared_distances
@@ -42,10 +42,7 @@ class Ilvq:
     """
 
     def __init__(self, num_features: int, num_classes: int, settings: IlvqSettings | None = None) -> None:
-        if num_features < 1 or num_classes < 2:
-            raise ValueError(
-                f"{num_features} features and {num_classes} classes are too few: 1 and 2 at least"
-            )
+        check_sizes(num_features, num_classes)
         self._settings = settings or IlvqSettings()
         most = self._settings.max_prototypes
         self._vectors = np.zeros((most, num_features))
@@ -73,10 +70,7 @@ class Ilvq:
             ValueError: the shape is another, a feature is not finite, or there is no such class.
         """
         sample = scaling.checked(x, self._vectors.shape[1])
-        if not 0 <= y < len(self._seen):
-            raise ValueError(
-                f"class {y} is none of the {len(self._seen)} classes, 0 to {len(self._seen) - 1}"
-            )
+        checked_class(y, len(self._seen))
         self._counts[1] += 1
         if self._settings.scale_memory is not None:
             self._scaling.learn(sample)

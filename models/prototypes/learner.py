@@ -22,7 +22,7 @@ from models.prototypes.experts import Experts
 from models.prototypes.hedge import Hedge
 from models.prototypes.memory import Memory
 from models.prototypes.peer_table import PeerTable
-from models.prototypes.prototype_set import PrototypeSet, check
+from models.prototypes.prototype_set import PrototypeSet, check, check_sizes, checked_class
 from models.prototypes.scaling import Doubles, Scales, Scaling
 from models.prototypes.settings import LearnerSettings
 from models.prototypes.trust import PeerTrust
@@ -55,10 +55,7 @@ class PrototypeLearner:
         settings: LearnerSettings | None = None,
         start: Scales | None = None,
     ) -> None:
-        if num_features < 1 or num_classes < 2:
-            raise ValueError(
-                f"{num_features} features and {num_classes} classes are too few: 1 and 2 at least"
-            )
+        check_sizes(num_features, num_classes)
         self._settings = settings = settings or LearnerSettings()
         self._num_features, self._num_classes = num_features, num_classes
         self._memory = Memory(num_features, num_classes, settings.memory, settings.pool)
@@ -109,7 +106,7 @@ class PrototypeLearner:
             ValueError: the shape is another, a feature is not finite, or there is no such class.
         """
         values = scaling.checked(x, self._num_features)
-        label = self._checked_label(y)
+        label = checked_class(y, self._num_classes)
         said = self._pending.pop(values.tobytes(), None) or self._say(values)
         if said.nearest is not None:
             self._trust.learn(said.nearest, label)
@@ -171,7 +168,12 @@ class PrototypeLearner:
         """
         values = scaling.checked(x, self._num_features).astype(np.float32)
         return experts.pool_share(
-            pool, values, self._checked_label(y), self._metrics, self._settings, self._num_classes
+            pool,
+            values,
+            checked_class(y, self._num_classes),
+            self._metrics,
+            self._settings,
+            self._num_classes,
         )
 
     def scales(self) -> Scales:
@@ -240,10 +242,3 @@ class PrototypeLearner:
         place = self._peers.heard(peer)
         self._trust.begin(place, self._best_own)
         return place
-
-    def _checked_label(self, y: int) -> int:
-        if not 0 <= y < self._num_classes:
-            raise ValueError(
-                f"class {y} is none of the {self._num_classes} classes, 0 to {self._num_classes - 1}"
-            )
-        return int(y)

@@ -83,3 +83,24 @@ def check(prototypes: PrototypeSet, num_features: int, num_classes: int) -> None
     for name, values in (("weight", prototypes.weights), ("age", prototypes.ages)):
         if num and not 0.0 <= values.min() <= values.max() <= LARGEST:
             raise ValueError(f"a prototype's {name} is not finite or negative")
+
+
+def check_sizes(num_features: int, num_classes: int) -> None:
+    """Refuse what nothing can be learned from.
+
+    Raises:
+        ValueError: there is no feature, or only one class.
+    """
+    if num_features < 1 or num_classes < 2:
+        raise ValueError(f"{num_features} features and {num_classes} classes are too few: 1 and 2 at least")
+
+
+def checked_class(y: int, num_classes: int) -> int:
+    """A class, if there is such a one.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if not 0 <= y < num_classes:
+        raise ValueError(f"class {y} is none of the {num_classes} classes, 0 to {num_classes - 1}")
+    return int(y)
