@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from coordinator.aggregate import Aggregator
 from coordinator.effects import CoordinatorEffect
 from coordinator.fleet_core import FleetCore
 from coordinator.orders import Device, order_seed
@@ -116,7 +117,7 @@ class AsyncCore(FleetCore):
         self, device_id: str, update: Update, delta: Mapping[str, Array], staleness: int, num_data: int
     ) -> None:
         aggregator = self.intake.aggregator
-        assert aggregator is not None
+        assert isinstance(aggregator, Aggregator)
         weight = self.weighing.weigh(device_id, staleness)
         self.strategy.fold(aggregator, update, delta, weight, num_data)
         own_weight = aggregator.settings.own_weight(update.num_samples, num_data)

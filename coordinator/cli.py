@@ -42,17 +42,29 @@ app.add_typer(sim_app, name="sim")
 app.add_typer(models_app, name="models")
 
 Devices = Annotated[int, typer.Option(min=1, max=256, help="Number of device agents.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Number of aggregations; without a server, of barriers.")]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of aggregations; without a server, of barriers; of streams, passes.",
+        show_default="8, of streams 1",
+    ),
+]
 Strategy = Annotated[
     str,
     typer.Option(
         help="How the fleet learns: distreal, distreal-paper, full, drop, small, heterofl, fjord, fjord-kd, "
         "fedrolex, feddrop, fiarse, uniform, async; without a server: dsgd, dsgd-paper, dsgd-discard, "
-        "dsgd-synchronous, ad-psgd, swift, epidemic."
+        "dsgd-synchronous, ad-psgd, swift, epidemic; prototypes of streams: gossip, gossip-paper."
     ),
 ]
 Model = Annotated[str, typer.Option(help="Zoo name or ONNX file (see `edgetide models list`).")]
-Data = Annotated[str, typer.Option(help="Data set: name, idx, npz, CSV, image or WAV folder.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Data set: name, idx, npz, CSV, image or WAV folder; a live stream: mqtt:TOPIC?… or command:…?…"
+    ),
+]
 Engine = Annotated[str, typer.Option(help="auto, torch, onnx, ort-training or numpy.")]
 Engines = Annotated[
     str,
@@ -91,6 +103,14 @@ TopologyName = Annotated[
 BarrierSeconds = Annotated[
     float | None, typer.Option(min=0.001, help="Seconds between two barriers of a strategy without a server.")
 ]
+SampleSeconds = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Seconds between two samples of a device where a stored stream is replayed.",
+        show_default="0.01",
+    ),
+]
 Partition = Annotated[
     str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, classes:K, owner.")
 ]
@@ -104,7 +124,7 @@ PlanFile = Annotated[
 @app.command()
 def up(
     devices: Devices = 4,
-    rounds: Rounds = 8,
+    rounds: Rounds = None,
     strategy: Strategy = "distreal",
     model: Model = "cnn-28",
     data: Data = DEFAULT_DATA,
@@ -120,6 +140,7 @@ def up(
     compression: Compression = "none",
     topology: TopologyName = None,
     barrier_seconds: BarrierSeconds = None,
+    sample_seconds: SampleSeconds = None,
     partition: Partition = "iid",
     plan: PlanFile = None,
     faults: Annotated[
@@ -132,19 +153,25 @@ def up(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Start a whole fleet on this machine: broker, coordinator, agents, web page."""
-    from coordinator.method import check_compression, read_topology, resolve_method  # noqa: PLC0415
+    from coordinator.method import (  # noqa: PLC0415
+        check_compression,
+        default_rounds,
+        read_topology,
+        resolve_method,
+    )
     from coordinator.settings import read_compression, read_optimizer  # noqa: PLC0415
     from coordinator.up import UpConfig, run_up  # noqa: PLC0415
 
     _round_seconds(round_seconds)  # the coordinator reads these; a mistake is told before it is started
     read_optimizer(optimizer)
     peers = {} if barrier_seconds is None else {"barrier_s": barrier_seconds}
-    method = resolve_method(strategy, peers=peers, topology=read_topology(topology))
+    gossip = {} if sample_seconds is None else {"sample_s": sample_seconds}
+    method = resolve_method(strategy, peers=peers, gossip=gossip, topology=read_topology(topology))
     check_compression(method, read_compression(compression))
     report = run_up(
         UpConfig(
             devices=devices,
-            rounds=rounds,
+            rounds=default_rounds(method) if rounds is None else rounds,
             strategy=strategy,
             model=model,
             data=data,
@@ -160,6 +187,7 @@ def up(
             compression=compression,
             topology=topology,
             barrier_s=barrier_seconds,
+            sample_s=sample_seconds,
             partition=partition,
             plan=plan,
             faults=faults,
@@ -187,7 +215,7 @@ def run_command(
         int | None,
         typer.Option(min=1, help="Devices that get an order in a round, drawn anew; all if not given."),
     ] = None,
-    rounds: Rounds = 8,
+    rounds: Rounds = None,
     strategy: Strategy = "distreal",
     model: Model = "cnn-28",
     data: Data = DEFAULT_DATA,
@@ -203,6 +231,7 @@ def run_command(
     compression: Compression = "none",
     topology: TopologyName = None,
     barrier_seconds: BarrierSeconds = None,
+    sample_seconds: SampleSeconds = None,
     plan: PlanFile = None,
     state: State = None,
     database: Annotated[
@@ -216,7 +245,7 @@ def run_command(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Run the rounds of a fleet over a broker that is already there."""
-    from coordinator.method import read_topology  # noqa: PLC0415
+    from coordinator.method import default_rounds, read_topology, resolve_method  # noqa: PLC0415
     from coordinator.planning.plan_file import plan_learning  # noqa: PLC0415
     from coordinator.runtime import CoordinatorConfig, run_coordinator  # noqa: PLC0415
     from coordinator.settings import LearningConfig, read_compression, read_optimizer  # noqa: PLC0415
@@ -230,12 +259,13 @@ def run_command(
         table=table,
         engine=engine,
         seed=seed,
-        num_rounds=rounds,
+        num_rounds=default_rounds(resolve_method(strategy)) if rounds is None else rounds,
         passes=passes,
         optimizer=read_optimizer(optimizer),
         learning_rate=learning_rate,
         compression=read_compression(compression),
         peers={} if barrier_seconds is None else {"barrier_s": barrier_seconds},
+        gossip={} if sample_seconds is None else {"sample_s": sample_seconds},
         topology=read_topology(topology),
     )
     report = run_coordinator(

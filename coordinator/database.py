@@ -152,6 +152,7 @@ class Database:
                     macs=row.macs,
                     vectors=row.vectors,
                     peers=row.peers,
+                    stream=row.stream,
                     staleness=row.staleness,
                 )
                 for row in rows

@@ -75,6 +75,7 @@ class Outcome:
         vectors: kept channels, written "8-16-16" -> mini-batches trained with them.
         staleness: versions that an applied update was late; None if nobody kept it.
         peers: of a decentralised method: the keys of PeerReport, and its window as `round`.
+        stream: of a method that learns from streams: those of StreamReport, and `round`.
     """
 
     update: UpdateId
@@ -83,6 +84,7 @@ class Outcome:
     macs: int = 0
     vectors: Mapping[str, int] = field(default_factory=dict)
     peers: Mapping[str, Any] | None = None
+    stream: Mapping[str, Any] | None = None
     staleness: int | None = None
 
 
@@ -98,6 +100,7 @@ def outcome_row(run: str, outcome: Outcome, version: int | None) -> dict[str, An
         "vectors": dict(outcome.vectors),
         "staleness": outcome.staleness,
         "peers": None if outcome.peers is None else dict(outcome.peers),
+        "stream": None if outcome.stream is None else dict(outcome.stream),
     }
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from firmware_profiles.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _add_peers_and_staleness(connection: sa.Connection) -> None:
@@ -16,7 +16,11 @@ def _add_peers_and_staleness(connection: sa.Connection) -> None:
     connection.execute(sa.text("ALTER TABLE outcomes ADD COLUMN staleness BIGINT"))
 
 
-MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {1: _add_peers_and_staleness}
+def _add_stream(connection: sa.Connection) -> None:
+    connection.execute(sa.text("ALTER TABLE outcomes ADD COLUMN stream JSON"))
+
+
+MIGRATIONS: dict[int, Callable[[sa.Connection], None]] = {1: _add_peers_and_staleness, 2: _add_stream}
 """Schema version -> what brings it to the next one."""
 
 metadata = sa.MetaData()
@@ -73,6 +77,7 @@ outcomes = sa.Table(
     sa.Column("macs", sa.BigInteger, nullable=False),
     sa.Column("vectors", sa.JSON, nullable=False),  # "8-16-16" -> mini-batches trained with it
     sa.Column("peers", sa.JSON(none_as_null=True)),  # the device's PeerReport, and its window as `round`
+    sa.Column("stream", sa.JSON(none_as_null=True)),  # its StreamReport, and its window as `round`
     sa.Column("staleness", sa.BigInteger),  # versions that an applied update was late
 )
 

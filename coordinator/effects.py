@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import device_agent.effects as shared
-from device_agent.wire.messages import PeerReport
+from device_agent.wire.messages import PeerReport, StreamReport
 from models.subnet import Array
 
 
@@ -20,6 +20,7 @@ class Settled:
         macs: training MACs it reported. vectors: "8-16-16" -> mini-batches trained with that vector.
         staleness: versions that it was late, None unless applied.
         round: of its order. peers: what it told of its exchanges; None of a method without.
+        stream: what it told of its stream; None of a method that trains a network.
     """
 
     device: str
@@ -31,6 +32,7 @@ class Settled:
     vectors: dict[str, int] = field(default_factory=dict)
     round: int = 0
     peers: PeerReport | None = None
+    stream: StreamReport | None = None
     staleness: int | None = None
 
 

@@ -15,6 +15,10 @@ from typing import Any
 from coordinator.effects import Settled
 from coordinator.peer_view import PeerView, fold_report, fold_window
 from coordinator.peer_view import to_json as peers_json
+from coordinator.stream_view import StreamView
+from coordinator.stream_view import fold_report as fold_stream
+from coordinator.stream_view import fold_window as fold_streams
+from coordinator.stream_view import to_json as streams_json
 from device_agent.effects import Note
 from device_agent.wire.messages import Hello, Run, Status, Telemetry
 from models.widths import WidthGroup
@@ -83,6 +87,7 @@ class Fleet:
         events: oldest first.
         staleness: versions late -> updates applied that were, since the coordinator started.
         peers: of a method whose devices learn from each other.
+        streams: of a method whose devices learn from streams.
         num_ignored: messages that contradicted themselves, or came from one device too many.
     """
 
@@ -92,6 +97,7 @@ class Fleet:
     events: tuple[Event, ...] = ()
     staleness: Mapping[int, int] = field(default_factory=dict)
     peers: PeerView | None = None
+    streams: StreamView | None = None
     num_ignored: int = 0
 
 
@@ -122,7 +128,7 @@ def fold(fleet: Fleet, now_s: float, device: str, message: Message) -> Fleet:
 
 
 def fold_settled(fleet: Fleet, now_s: float, window: int, settled: Sequence[Settled]) -> Fleet:
-    """The fleet after updates were settled: how late they were, and what they tell of exchanges.
+    """The fleet after updates were settled: how late they were, what they tell of exchanges and streams.
 
     Args:
         fleet: the fleet before.
@@ -137,8 +143,18 @@ def fold_settled(fleet: Fleet, now_s: float, window: int, settled: Sequence[Sett
             peers = fold_report(peers, one.device, one.peers)
     counts = Counter(fleet.staleness)
     counts.update(one.staleness for one in settled if one.staleness is not None)
-    fleet = replace(fleet, staleness=dict(counts))
+    fleet = replace(fleet, staleness=dict(counts), streams=_streams(fleet.streams, now_s, window, settled))
     return replace(fleet, peers=fold_window(peers, window, now_s, in_time) if in_time else peers)
+
+
+def _streams(
+    view: StreamView | None, now_s: float, window: int, settled: Sequence[Settled]
+) -> StreamView | None:
+    in_time = [(one.device, one.stream) for one in settled if one.stream and one.outcome == "applied"]
+    for one in settled:
+        if one.stream is not None and one.outcome == "expired":
+            view = fold_stream(view, one.device, one.stream)
+    return fold_streams(view, window, now_s, in_time) if in_time else view
 
 
 def to_json(fleet: Fleet, now_s: float, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -169,6 +185,7 @@ def to_json(fleet: Fleet, now_s: float, about: Mapping[str, Any] | None = None) 
         ],
         "staleness": {str(late): fleet.staleness[late] for late in sorted(fleet.staleness)},
         "peers": None if fleet.peers is None else peers_json(fleet.peers, now_s),
+        "streams": None if fleet.streams is None else streams_json(fleet.streams, now_s),
         "num_ignored": fleet.num_ignored,
     }
 

@@ -25,7 +25,7 @@ from coordinator.orders import (
 )
 from coordinator.peering import Assignment
 from coordinator.strategies.strategy import CoordinatorStrategy
-from coordinator.updates import Wanted, acknowledge
+from coordinator.updates import Wanted, acknowledge, drift_notes
 from device_agent.effects import Announce, CancelTimer, Note, Send
 from device_agent.wire.messages import BlobRef, Decline, Envelope, Hello, RolledOut, Rollout, Status, Update
 from firmware_profiles.errors import WorldError
@@ -208,6 +208,7 @@ class FleetCore(ABC):
             Note(f"update {one.outcome}", one.device, {"round": self.round, "reason": one.reason})
             for one in settled
         ]
+        acks += [note for one in settled for note in drift_notes(one)]
         details = {"round": self.round, "updates": len(settled), "version": self.version}
         if self.replaces_model:
             self.oldest_base = self.version

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from coordinator.aggregate import Aggregator
 from coordinator.effects import CoordinatorEffect, Record, Settled
 from coordinator.orders import Device
+from coordinator.strategies.strategy import Folding
 from coordinator.updates import Key, Wanted, acknowledge, check, key_of, read_delta, settle, verdict
 from device_agent.effects import Fetch, Note
 from device_agent.wire.messages import Envelope, Update
@@ -39,13 +39,13 @@ class Intake:
     settled: dict[Key, str] = field(default_factory=dict)
     pending: dict[Key, Settled] = field(default_factory=dict)
     fetching: dict[str, tuple[Envelope, Update]] = field(default_factory=dict)
-    aggregator: Aggregator | None = None
+    aggregator: Folding | None = None
     _fold: Fold | None = None
     _queue: deque[str] = field(default_factory=deque)
 
     # ------------------------------------------------------------ rounds
 
-    def open(self, aggregator: Aggregator, fold: Fold) -> None:
+    def open(self, aggregator: Folding, fold: Fold) -> None:
         """A round begins."""
         self.aggregator, self._fold = aggregator, fold
 

@@ -14,11 +14,20 @@ from device_agent.peers.topology_settings import TopologySettings
 from firmware_profiles.errors import UserError
 from firmware_profiles.fit import nearest
 from models.compression.settings import CompressionSettings
+from models.gossip_settings import GossipSettings
 from models.losses import LossSettings
 from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
 
-StructT = TypeVar("StructT", SubnetSettings, AverageSettings, PeerSettings, TopologySettings, AsyncSettings)
+StructT = TypeVar(
+    "StructT",
+    SubnetSettings,
+    AverageSettings,
+    PeerSettings,
+    GossipSettings,
+    TopologySettings,
+    AsyncSettings,
+)
 
 
 def resolve_method(
@@ -29,6 +38,7 @@ def resolve_method(
     subnets: Mapping[str, Any] | None = None,
     averages: Mapping[str, Any] | None = None,
     peers: Mapping[str, Any] | None = None,
+    gossip: Mapping[str, Any] | None = None,
     topology: Mapping[str, Any] | None = None,
     asynchrony: Mapping[str, Any] | None = None,
 ) -> Preset:
@@ -41,6 +51,7 @@ def resolve_method(
         subnets: fields of SubnetSettings.
         averages: fields of AverageSettings.
         peers: fields of PeerSettings.
+        gossip: fields of GossipSettings, those of its parts too.
         topology: fields of TopologySettings.
         asynchrony: fields of AsyncSettings; given at all, any method that averages goes without rounds.
 
@@ -52,11 +63,23 @@ def resolve_method(
     preset = PRESETS[strategy]
     if base_width is not None and not 0 < base_width <= 1:
         raise UserError(f"base_width is {base_width:g}: give a share above 0 and up to 1")
-    if preset.peers is None and (peers or topology):
-        decentralised = ", ".join(name for name, one in PRESETS.items() if one.peers is not None)
+    if (peers and preset.peers is None) or (topology and preset.peers is None and preset.gossip is None):
+        decentralised = ", ".join(
+            name for name, one in PRESETS.items() if one.peers is not None or (topology and one.gossip)
+        )
         raise UserError(
             f"strategy {strategy} has no exchange between devices: leave peers and topology out, "
             f"or choose one of {decentralised}"
+        )
+    if preset.gossip is None and gossip:
+        of_streams = ", ".join(name for name, one in PRESETS.items() if one.gossip is not None)
+        raise UserError(
+            f"strategy {strategy} trains a network: leave gossip out, or choose one of {of_streams}"
+        )
+    if preset.gossip is not None and (subnets or averages or levels or base_width or asynchrony is not None):
+        raise UserError(
+            f"strategy {strategy} learns prototypes and trains no network: leave subnets, averages, levels, "
+            "base_width and asynchrony out"
         )
     if preset.peers is not None and averages:
         raise UserError(
@@ -75,6 +98,7 @@ def resolve_method(
         subnets=drawn,
         averages=_changed("averages", preset.averages, averages or {}),
         peers=None if preset.peers is None else _changed("peers", preset.peers, peers or {}),
+        gossip=None if preset.gossip is None else _changed("gossip", preset.gossip, gossip or {}),
         topology=_changed("topology", preset.topology, topology or {}),
         asynchrony=preset.asynchrony
         if asynchrony is None
@@ -84,6 +108,11 @@ def resolve_method(
     )
 
 
+def default_rounds(method: Preset) -> int:
+    """Rounds where the user does not say: a stream is gone through once."""
+    return 8 if method.gossip is None else 1
+
+
 def check_compression(method: Preset, compression: CompressionSettings) -> None:
     """Refuse a compression that means nothing for what a method's devices send each other.
 
@@ -91,6 +120,10 @@ def check_compression(method: Preset, compression: CompressionSettings) -> None:
         UserError: it is such a one.
     """
     scheme = compression.scheme
+    if method.gossip is not None and scheme != "none":
+        raise UserError(
+            f"compression {scheme} is for weights, and these devices tell prototypes: leave it out"
+        )
     if method.peers is None:
         return
     if scheme == "top-k":
@@ -144,10 +177,18 @@ def read_topology(text: str | None) -> dict[str, Any]:
 
 def _changed(what: str, settings: StructT, changes: Mapping[str, Any]) -> StructT:
     known = msgspec.to_builtins(settings)
-    for key in changes:
-        if key not in known:
-            raise UserError(f'{what}: key "{key}" is unknown; {nearest(key, known)}')
     try:
-        return msgspec.convert({**known, **msgspec.to_builtins(dict(changes))}, type(settings))
+        return msgspec.convert(_merged(what, known, msgspec.to_builtins(dict(changes))), type(settings))
     except msgspec.ValidationError as error:
         raise UserError(f"{what}: {error}") from None
+
+
+def _merged(what: str, known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with these in place of their own, in parts of parts as well."""
+    merged = dict(known)
+    for key, value in changes.items():
+        if key not in known:
+            raise UserError(f'{what}: key "{key}" is unknown; {nearest(key, known)}')
+        is_part = isinstance(known[key], dict) and isinstance(value, dict)
+        merged[key] = _merged(f"{what}.{key}", known[key], value) if is_part else value
+    return merged

@@ -10,7 +10,14 @@ from coordinator.strategies.presets import Preset
 from device_agent.peers.topology import Neighbours, Topology, load_topology, neighbours
 from device_agent.wire.messages import Peering
 from firmware_profiles.errors import UserError
+from models.gossip_settings import GossipSettings
 from models.peer_settings import PeerSettings
+
+LIVE_WINDOW_S = 30.0
+"""Between two reports of a live stream."""
+
+WINDOW_SLACK, WINDOW_MARGIN_S = 1.5, 5.0
+"""Of what a stored stream takes for a window, and besides: pauses, and learning that takes its time."""
 
 SLACK = 1.1
 PATIENCE = 10
@@ -53,7 +60,7 @@ def assignment_of(method: Preset, seed: int, boot_epoch: int) -> Assignment | No
     Raises:
         UserError: the topology's file cannot be used.
     """
-    if method.peers is None:
+    if method.peers is None and method.gossip is None:
         return None
     return Assignment(load_topology(method.topology, seed), epoch=boot_epoch << 24)
 
@@ -68,14 +75,30 @@ def windowed(config: RunConfig, method: Preset) -> RunConfig:
         UserError: devices are to be drawn for a round, and all of them exchange all the time.
     """
     peers = method.peers
-    if peers is None:
+    if peers is None and method.gossip is None:
         return config
     if config.devices_per_round is not None:
         raise UserError(
             f"strategy {config.strategy_name} has no rounds that some devices are drawn for: "
             "leave devices_per_round out"
         )
-    return replace(config, max_staleness=0, batches_per_order=peers.window * peers.unit_batches)
+    num_batches = 1 if peers is None else peers.window * peers.unit_batches
+    return replace(config, max_staleness=0, batches_per_order=num_batches)
+
+
+def stream_window_s(gossip: GossipSettings, num_samples: int, round_s: float | None) -> float:
+    """Seconds from a window's orders until its reports should be on their way at the latest.
+
+    Args:
+        gossip: of the run.
+        num_samples: of a device's stored stream; 0: its stream is live.
+        round_s: what the user wants; None: half as long again as a stored stream takes for a window.
+    """
+    if round_s is not None:
+        return round_s
+    if not num_samples:
+        return LIVE_WINDOW_S
+    return WINDOW_MARGIN_S + WINDOW_SLACK * gossip.sample_s * num_samples / gossip.windows
 
 
 def window_s(peers: PeerSettings, round_s: float) -> float:

@@ -17,9 +17,13 @@ from coordinator.effects import Commit, Settled
 from coordinator.model_store import ModelStore
 from coordinator.peer_view import PeerView, Told, fold_run
 from coordinator.peer_view import to_json as peers_json
+from coordinator.stream_view import StreamView, ToldOfStream, summed
+from coordinator.stream_view import fold_run as fold_streams
+from coordinator.stream_view import to_json as streams_json
 from coordinator.updates import histogram
 from device_agent.effects import Note
-from device_agent.wire.messages import Hello, PeerReport, Run
+from device_agent.wire.messages import Hello, PeerReport, Run, StreamReport
+from models.prototypes.prequential import accuracy
 from models.subnet import Array
 
 RECENT = 12
@@ -102,7 +106,9 @@ class DurableRun:
             self.database.set_run_state(self.run, run.state)
 
 
-def make_report(database: Database, run: str, about: dict[str, Any], window: int = 1) -> dict[str, Any]:
+def make_report(
+    database: Database, run: str, about: dict[str, Any], window: int = 1, num_windows: int = 1
+) -> dict[str, Any]:
     """What a run came to, JSON-ready.
 
     Args:
@@ -111,6 +117,7 @@ def make_report(database: Database, run: str, about: dict[str, Any], window: int
         about: what the database does not know: broker, the coordinator's engine. In the report stands what
             the devices computed with, if they told.
         window: what one round of the coordinator counts for.
+        num_windows: how many of its rounds count for one.
     """
     curve = database.curve(run)
     measured = [(version.wall_s, version.accuracy) for version in curve if version.accuracy is not None]
@@ -142,7 +149,7 @@ def make_report(database: Database, run: str, about: dict[str, Any], window: int
             totals[vector] = totals.get(vector, 0) + count
     num_batches = sum(totals.values())
     last = curve[-1] if curve else None
-    peers = peers_of(database, run)
+    peers, streams = peers_of(database, run), streams_of(database, run)
     engines = sorted({device["engine"] for device in devices.values()} - {None})
     return {
         **about,
@@ -150,7 +157,7 @@ def make_report(database: Database, run: str, about: dict[str, Any], window: int
         "run": run,
         "accuracy": measured[-1][1] if measured else None,
         "accuracy_curve": [[round(wall_s, 3), accuracy] for wall_s, accuracy in measured],
-        "rounds": window * max((version.round for version in curve), default=0),
+        "rounds": window * max((version.round for version in curve), default=0) // num_windows,
         "wall_s": round(last.wall_s, 3) if last else 0.0,
         "bytes_sent": last.bytes_sent if last else 0,
         "macs": sum(device["macs"] for device in devices.values()),
@@ -164,7 +171,13 @@ def make_report(database: Database, run: str, about: dict[str, Any], window: int
         },
         "devices": [devices[name] for name in sorted(devices)],
         **({} if peers is None else {"peers": peers_json(peers)}),
+        **({} if streams is None else _of_streams(streams_json(streams))),
     }
+
+
+def _of_streams(seen: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of streams; its accuracy is that of all predictions, not of the last window's."""
+    return {"accuracy": seen["accuracy"], "f1": seen["f1"], "streams": seen}
 
 
 def peers_of(database: Database, run: str, offset_s: float = 0.0) -> PeerView | None:
@@ -190,6 +203,34 @@ def peers_of(database: Database, run: str, offset_s: float = 0.0) -> PeerView | 
     return fold_run(told, closed_s) if told else None
 
 
+def streams_of(database: Database, run: str, offset_s: float = 0.0) -> StreamView | None:
+    """What the devices of a run told of their streams; None if they told nothing.
+
+    Args:
+        database: that holds the run.
+        run: its id.
+        offset_s: from seconds of the run to those of another clock.
+    """
+    told: dict[str, list[ToldOfStream]] = {"applied": [], "expired": []}
+    for outcome in database.outcomes(run):
+        if outcome.stream is not None and outcome.outcome in told:
+            report = msgspec.convert(outcome.stream, StreamReport)
+            told[outcome.outcome].append(ToldOfStream(outcome.update.device, outcome.stream["round"], report))
+    closed_s = {version.round: version.wall_s + offset_s for version in reversed(database.curve(run))}
+    return fold_streams(told["expired"], told["applied"], closed_s) if any(told.values()) else None
+
+
+def window_accuracy(database: Database, run: str, version: int) -> float | None:
+    """Share of right predictions in the reports of a version's window, None where no label came."""
+    window = {one.version: one.round for one in database.curve(run)}[version]
+    counts = summed(
+        msgspec.convert(outcome.stream, StreamReport)
+        for outcome in database.outcomes(run)
+        if outcome.stream is not None and outcome.outcome == "applied" and outcome.stream["round"] == window
+    )
+    return None if counts is None else accuracy(counts)
+
+
 def _outcome(settled: Settled) -> Outcome:
     peers = settled.peers
     if peers is not None and not all(map(math.isfinite, peers.sketch)):
@@ -202,4 +243,7 @@ def _outcome(settled: Settled) -> Outcome:
         vectors=settled.vectors,
         staleness=settled.staleness,
         peers=None if peers is None else {"round": settled.round, **msgspec.to_builtins(peers)},
+        stream=None
+        if settled.stream is None
+        else {"round": settled.round, **msgspec.to_builtins(settled.stream)},
     )

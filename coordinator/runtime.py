@@ -30,9 +30,9 @@ from coordinator.intake import Intake
 from coordinator.model_store import ModelStore
 from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
-from coordinator.peering import assignment_of, window_s, windowed
+from coordinator.peering import assignment_of, stream_window_s, window_s, windowed
 from coordinator.rollout import keep, restore, roll_out
-from coordinator.run_state import DurableRun, make_report, peers_of
+from coordinator.run_state import DurableRun, make_report, peers_of, streams_of, window_accuracy
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
 from coordinator.state_lock import locked
 from device_agent.loop import Loop
@@ -159,8 +159,11 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         failed=lambda error: loop.post(lambda: _raise(error)),
     )
 
+    def report() -> dict[str, Any]:
+        return make_report(database, run.id, about, learning.window, learning.num_windows)
+
     def finished() -> None:
-        _write_report(config.state, make_report(database, run.id, about, learning.window))
+        _write_report(config.state, report())
         log.info("run %s finished", run.id)
         if config.exit_when_finished:
             # Give the last announcement the time to leave.
@@ -180,11 +183,14 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         timers=loop,
         blobs=blobs,
         state=state,
-        evaluate=evaluator.submit,
+        evaluate=evaluator.submit
+        if learning.method.gossip is None
+        else lambda version, _weights: loop.post(lambda: _count_predictions(node, database, version)),
         finished=finished,
         view=Fleet(
             groups=learning.bundle.plan.groups,
             peers=peers_of(database, run.id, loop.now_s() - state.base_wall_s),
+            streams=streams_of(database, run.id, loop.now_s() - state.base_wall_s),
         ),
     )
     app = create_app(
@@ -213,7 +219,15 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         server.stop()
         evaluator.close()
         bus.close()
-    return make_report(database, run.id, about, learning.window)
+    return report()
+
+
+def _count_predictions(node: CoordinatorNode, database: Database, version: int) -> None:
+    """Of a stream each was made before its label was known: there is nothing to measure but the reports."""
+    if version:
+        found = window_accuracy(database, node.core.config.run, version)
+        right = found if found is not None else node.core.accuracy or 0.0
+        node.evaluated(version, right, 1.0 - right)
 
 
 def _make_engine(learning: Learning) -> Engine:
@@ -277,9 +291,11 @@ def _core(
 
 
 def _deadline_s(config: CoordinatorConfig, learning: Learning) -> float:
-    peers = learning.method.peers
+    peers, gossip = learning.method.peers, learning.method.gossip
     if peers is not None:
         return window_s(peers, config.round_s or 0.0)
+    if gossip is not None:
+        return stream_window_s(gossip, len(learning.data.train) // config.min_devices, config.round_s)
     return config.round_s or deadline_on_one_machine(learning, config.min_devices, os.cpu_count() or 1)
 
 

@@ -113,6 +113,9 @@ def devices_table(view: dict[str, Any]) -> Table:
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
     """Write the final report for people, on stderr."""
     console = console or Console(stderr=True)
+    if "streams" in report:
+        print_streams(report, console)
+        return
     table = Table(title="Report", show_header=False)
     batches = sum(device["batches"] for device in report["devices"])
     rows = {
@@ -147,6 +150,37 @@ def print_report(report: dict[str, Any], console: Console | None = None) -> None
             str(device["batches"]),
             f"{device['macs'] / 1e9:.1f}",
             str(len(device["vectors"])),
+        )
+    console.print(devices)
+
+
+def print_streams(report: dict[str, Any], console: Console) -> None:
+    """Write the final report of a run that learned from streams."""
+    streams = report["streams"]
+    table = Table(title="Report", show_header=False)
+    rows = {
+        "accuracy of predictions before their labels": _percent(report["accuracy"]),
+        "F1, mean of the classes": _percent(report["f1"]),
+        "samples predicted and learned": str(streams["samples"]),
+        "bytes a sample and device, sent / received": f"{streams['sent_bytes_per_sample']} / "
+        f"{streams['received_bytes_per_sample']}",
+        "time": f"{report['wall_s']:.0f} s",
+        "broker": report["broker"],
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(str(value)))
+    console.print(table)
+    devices = Table(title="Devices")
+    for name in ("device", "samples", "accuracy", "F1", "told", "heard", "repeats", "missed", "drifts"):
+        devices.add_column(name)
+    for one in streams["devices"]:
+        devices.add_row(
+            Text(one["device"]),
+            str(one["labelled"]),
+            _percent(one["accuracy"]),
+            _percent(one["f1"]),
+            *(str(one[name]) for name in ("told", "heard", "repeats", "missed")),
+            str(len(one["drifts"])),
         )
     console.print(devices)
 

@@ -22,14 +22,18 @@ from models.bundle import Bundle, TrainingSettings
 from models.compression.settings import CompressionSettings
 from models.data.batches import shuffled_batches
 from models.data.dataset import DataSplit, load_data, match
+from models.data.live import empty_dataset, parse_live
+from models.data.stream import load_stream
 from models.engines.choose import make_engine, resolve_engine
 from models.factors import class_tensors
+from models.gossip_settings import GossipSettings
 from models.graph import ModelGraph
 from models.graph import digest as graph_digest
 from models.narrow import narrow
 from models.optim.optimizer import Optimizer
 from models.optim.schedules import learning_rate_at
 from models.optim.settings import OptimizerSettings
+from models.prototypes.classifier import NUM_PLACES, no_weights, prototype_graph
 from models.step import training_step
 from models.subnet import Array, cut, full_subnet, ordered_subnet, uniform_vector
 from models.table import ParetoTable, find_fault, load_table, uniform_table
@@ -41,6 +45,9 @@ OPTIMIZERS = {
     "adamw": OptimizerSettings(method="adamw", weight_decay=0.01, clip_norm=5.0, schedule="cosine"),
 }
 """What the names of `--optimizer` mean; both rates fall along a cosine over the rounds."""
+
+MAX_CLASSES = 256
+"""Of a stream: a report counts each pair of them."""
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**53),
@@ -56,19 +63,20 @@ class LearningConfig:
     """What the user asked a run to learn.
 
     Attributes:
-        model: zoo name or ONNX file. data: name or path.
+        model: zoo name or ONNX file; of no use to a method that learns from streams.
+        data: name or path, or, for such a method, a live source.
         strategy: key of PRESETS. table: file, or None for the shipped or a uniform one.
         engine: the coordinator's own, which measures; devices have theirs.
         seed: of initial weights, data split and orders.
-        num_rounds: aggregations; of a method with peers, barriers.
+        num_rounds: aggregations; of a method with peers, barriers; of one of streams, passes.
         passes: over the local data per round.
         batch_size: of local training.
         optimizer: of local training; its schedule counts rounds.
         learning_rate: replaces the optimiser's if given.
         base_width: keep fraction of every width group of the network that is learned; None: the strategy's.
         levels: keep fractions of a uniform table; None: the strategy's. A table file goes before them.
-        subnets, averages, peers, topology: fields of the strategy's SubnetSettings, AverageSettings,
-            PeerSettings and TopologySettings to be replaced.
+        subnets, averages, peers, gossip, topology: fields of the strategy's SubnetSettings,
+            AverageSettings, PeerSettings, GossipSettings and TopologySettings to be replaced.
         asynchrony: fields of AsyncSettings; given at all, the method goes without rounds.
         compression: of the updates.
     """
@@ -89,6 +97,7 @@ class LearningConfig:
     subnets: Mapping[str, Any] = field(default_factory=dict)
     averages: Mapping[str, Any] = field(default_factory=dict)
     peers: Mapping[str, Any] = field(default_factory=dict)
+    gossip: Mapping[str, Any] = field(default_factory=dict)
     topology: Mapping[str, Any] = field(default_factory=dict)
     asynchrony: Mapping[str, Any] | None = None
     compression: CompressionSettings = field(default_factory=CompressionSettings)
@@ -104,6 +113,7 @@ class Learning:
         data: train for calibration (and for devices that share it), test to measure on.
         method: of the strategy, with what the config replaces.
         whole: the network of width 1, of which the bundle's is `method.base_width`.
+        label_delay: samples of a device's stream that come before a sample's label.
     """
 
     config: LearningConfig
@@ -112,6 +122,7 @@ class Learning:
     data: DataSplit
     method: Preset = PRESETS["distreal"]
     whole: ModelGraph | None = None
+    label_delay: int = 0
 
     @property
     def strategy(self) -> CoordinatorStrategy:
@@ -129,12 +140,19 @@ class Learning:
         return 1 if self.method.peers is None else self.method.peers.window
 
     @property
+    def num_windows(self) -> int:
+        """How many of the coordinator's rounds count for one: the reports of a pass over a stream, else 1."""
+        return 1 if self.method.gossip is None else self.method.gossip.windows
+
+    @property
     def num_rounds(self) -> int:
         """The coordinator's rounds."""
-        return -(-self.config.num_rounds // self.window)
+        return -(-self.config.num_rounds // self.window) * self.num_windows
 
     def learning_rates(self) -> tuple[float, ...]:
-        """One per round of the coordinator, along the optimiser's schedule."""
+        """One per round of the coordinator, along the optimiser's schedule; none where nothing has a rate."""
+        if self.method.gossip is not None:
+            return ()
         optimizer = self.bundle.settings.optimizer
         return tuple(learning_rate_at(optimizer, index * self.window) for index in range(self.num_rounds))
 
@@ -154,10 +172,17 @@ def prepare_learning(config: LearningConfig) -> Learning:
         subnets=config.subnets,
         averages=config.averages,
         peers=config.peers,
+        gossip=config.gossip,
         topology=config.topology,
         asynchrony=config.asynchrony,
     )
     _check_numbers(config)
+    if method.gossip is not None:
+        return _of_stream(config, method, method.gossip)
+    if parse_live(config.data) is not None:
+        raise UserError(
+            f"data {config.data!r} is live, and strategy {config.strategy} trains on stored samples"
+        )
     data = load_data(config.data, config.seed)
     # A network of the zoo is made to fit the data; a file is what it is.
     fit = (data.train.shape, data.train.num_classes) if config.model in ZOO else (None, None)
@@ -167,6 +192,35 @@ def prepare_learning(config: LearningConfig) -> Learning:
     # A file's batch-norm statistics stay behind: they are measured anew for each version.
     weights = initial_weights(graph, config.seed) if given is None else _first_channels(whole, given, method)
     return Learning(config, _bundle(config, method, graph), weights, data, method, whole)
+
+
+def _of_stream(config: LearningConfig, method: Preset, gossip: GossipSettings) -> Learning:
+    """A run that learns prototypes: its network is one of prototypes, and nothing is held out."""
+    live = parse_live(config.data)
+    stored = None if live is not None else load_stream(config.data, config.seed)
+    samples = stored.dataset if stored is not None else empty_dataset(live) if live is not None else None
+    assert samples is not None
+    if samples.num_classes > MAX_CLASSES:
+        raise UserError(f"{config.data}: {samples.num_classes} classes; a report has room for {MAX_CLASSES}")
+    try:
+        method = msgspec.structs.replace(
+            method, gossip=msgspec.structs.replace(gossip, passes=config.num_rounds)
+        )
+    except msgspec.ValidationError as error:
+        raise UserError(f"gossip: {error}") from None
+    check_compression(method, config.compression)
+    graph = prototype_graph(samples.shape, samples.num_classes, NUM_PLACES)
+    plan = plan_widths(graph)
+    bundle = Bundle(
+        graph=graph,
+        plan=plan,
+        table=uniform_table(graph, plan, 1, (1.0,)),
+        settings=TrainingSettings(batch_size=1, gossip=method.gossip),
+    )
+    names = live.class_names if live is not None else None if stored is None else stored.class_names
+    data = DataSplit(samples, samples, config.data, names)
+    delay = 0 if stored is None else stored.label_delay
+    return Learning(config, bundle, no_weights(graph), data, method, graph, delay)
 
 
 def _bundle(config: LearningConfig, method: Preset, graph: ModelGraph) -> Bundle:

@@ -60,6 +60,7 @@ class UpConfig:
     compression: str
     topology: str | None
     barrier_s: float | None
+    sample_s: float | None
     partition: str
     plan: Path | None
     faults: Path | None
@@ -153,7 +154,11 @@ def _start_coordinator(
     argv = ["coordinator", "run", *_flat(options)]
     argv += ["--keep-finished", *(["--table", str(config.table)] if config.table else [])]
     argv += [] if config.plan is None else ["--plan", str(config.plan)]
-    for option, value in (("--topology", config.topology), ("--barrier-seconds", config.barrier_s)):
+    for option, value in (
+        ("--topology", config.topology),
+        ("--barrier-seconds", config.barrier_s),
+        ("--sample-seconds", config.sample_s),
+    ):
         argv += [] if value is None else [option, str(value)]
     if config.learning_rate is not None:
         argv += ["--learning-rate", str(config.learning_rate)]

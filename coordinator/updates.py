@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from coordinator.effects import Settled
 from coordinator.orders import MAX_BATCHES, Device
-from device_agent.effects import Send
-from device_agent.wire.messages import Ack, Envelope, Update
+from device_agent.effects import Note, Send
+from device_agent.wire.messages import Ack, Envelope, StreamReport, Update
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
 from models.compression.codec import decode, most_bytes
 from models.compression.trained import trained_entries
+from models.prototypes.reported import read_reported
 from models.subnet import Array, check_vector
 
 Key = tuple[str, int, int]
@@ -106,6 +108,11 @@ def check(envelope: Envelope, update: Update, wanted: Wanted) -> None:
     """
     if envelope.base_version is None or envelope.base_version > wanted.version:
         raise PeerError(f"it builds on version {envelope.base_version}, the newest is {wanted.version}")
+    if (update.stream is None) != (wanted.bundle.settings.gossip is None):
+        raise PeerError("it tells of a stream where a network is trained, or the other way round")
+    if update.stream is not None:
+        check_stream(update, update.stream, wanted.bundle.graph.num_classes)
+        return
     num_steps = len(update.step_vectors)
     if update.peers is not None and not (num_steps or update.num_samples):
         return  # only its neighbours moved its weights
@@ -117,13 +124,27 @@ def check(envelope: Envelope, update: Update, wanted: Wanted) -> None:
         check_vector(wanted.bundle.plan, vector)
 
 
+def check_stream(update: Update, report: StreamReport, num_classes: int) -> None:
+    """Check what an update claims of a stream.
+
+    Raises:
+        PeerError: its counts are not a square of so many classes, or of other samples than it says.
+    """
+    if len(report.counts) != num_classes**2:
+        raise PeerError(f"{len(report.counts)} counts are not those of {num_classes} classes")
+    if sum(report.counts) != update.num_samples:
+        raise PeerError(f"its counts are of {sum(report.counts)} samples, it says {update.num_samples}")
+
+
 def read_delta(content: bytes, update: Update, wanted: Wanted) -> dict[str, Array]:
-    """An update's delta, float32 in full shapes; `check` has nothing against the update.
+    """An update's delta, float32 in full shapes, or a device's prototypes; `check` has nothing against it.
 
     Raises:
         PeerError: the content is not what the run's compression makes of such a delta.
     """
     bundle = wanted.bundle
+    if update.stream is not None:
+        return read_reported(content, math.prod(bundle.graph.input_shape), bundle.graph.num_classes)
     trained = trained_entries(
         bundle,
         update.vectors,
@@ -157,7 +178,21 @@ def settle(envelope: Envelope, update: Update, outcome: str, reason: str = "") -
         },
         round=update.round,
         peers=update.peers,
+        stream=update.stream,
     )
+
+
+def drift_notes(settled: Settled) -> list[Note]:
+    """What a device's report says of changes in its stream."""
+    drifts = settled.stream.drifts if settled.stream is not None else ()
+    return [
+        Note(
+            "stream drifted",
+            settled.device,
+            {"sample": drift.sample, "errors_before": drift.before, "errors_after": drift.after},
+        )
+        for drift in drifts
+    ]
 
 
 def histogram(staleness: Iterable[int | None]) -> dict[str, int]:

@@ -8,7 +8,7 @@
 
 A newer order always wins; a repeat changes nothing. Times are seconds of the driver's monotonic clock.
 
-An order of a decentralised run begins a session (`device_agent.peers.session`), which trains until the run is
+An order of a run without a server begins a session (`device_agent.sessions`), which learns until the run is
 over; later orders of the run do not end it.
 """
 
@@ -32,8 +32,12 @@ from device_agent.effects import (
     StopFetch,
     StopJob,
 )
+from device_agent.gossip.run import GossipRun
 from device_agent.orders import JobRequest, OrderInHand
 from device_agent.peers.session import PeerSession
+from device_agent.rollouts import Rollouts, outcome
+from device_agent.sessions import Arrays, Session, make_session
+from device_agent.strategies.names import WITHOUT_NETWORK
 from device_agent.telemetry import Progress, make_telemetry
 from device_agent.training import StepCost, TrainingResult
 from device_agent.wire.messages import (
@@ -70,21 +74,33 @@ class AgentCore:
         state: idle, fetching, training, paused or reporting.
         telemetry_s: seconds between two telemetry messages.
         decode: reads a bundle; twins of one process share what it makes.
-        peers: the session of a decentralised run, None outside of one.
+        recall: what was learned of prototypes in a run by an earlier life of the agent, None: nothing.
+        session: of a run without a server, None outside of one.
     """
 
     hello: Hello
     telemetry_s: float = TELEMETRY_S
     decode: Callable[[bytes], Bundle] = decode_bundle
-    peers: PeerSession | None = None
+    recall: Callable[[str], Arrays | None] = lambda _run: None
+    session: Session | None = None
     state: str = "idle"
     reason: str = ""
     run: str | None = None
     last_order: tuple[str, int] = ("", -1)
     in_hand: OrderInHand | None = None
     awaited: dict[str, bytes | None] = field(default_factory=dict)
-    rollouts: dict[str, Rollout] = field(default_factory=dict)
+    rollouts: Rollouts = field(default_factory=Rollouts)
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def peers(self) -> PeerSession | None:
+        """The session in which weights are exchanged with neighbours, if that is what the run is."""
+        return self.session if isinstance(self.session, PeerSession) else None
+
+    @property
+    def gossip(self) -> GossipRun | None:
+        """The session that learns prototypes from a stream, if that is what the run is."""
+        return self.session if isinstance(self.session, GossipRun) else None
 
     # ------------------------------------------------------------ what happens
 
@@ -103,7 +119,8 @@ class AgentCore:
             return []
         other = run.run != self.run
         self.run = run.run
-        effects: list[Effect] = [Prepare()] if other and run.state != "finished" else []
+        needs_engine = other and run.state != "finished" and run.strategy not in WITHOUT_NETWORK
+        effects: list[Effect] = [Prepare()] if needs_engine else []
         if self.in_hand is None or (self.in_hand.run == run.run and run.state != "finished"):
             return effects
         return [*effects, *self._drop("another run began" if other else "the run is over")]
@@ -116,14 +133,14 @@ class AgentCore:
         if isinstance(body, Ack):
             return self._on_ack(body)
         if isinstance(body, Rollout):
-            return self._on_rollout(body)
+            return [self.rollouts.begin(body)]
         return [Note("message without a use for a device dropped", details={"kind": type(body).__name__})]
 
     def on_fetched(self, digest: str, content: bytes) -> list[Effect]:
         """Content that was asked for is here and its digest is right."""
         effects: list[Effect] = []
-        if digest in self.rollouts:
-            effects.append(Install(self.rollouts.pop(digest).kind, digest, content))
+        if (kind := self.rollouts.take(digest)) is not None:
+            effects.append(Install(kind, digest, content))
         if digest in self.awaited:
             self.awaited[digest] = content
             effects += self._start_if_ready()
@@ -132,25 +149,19 @@ class AgentCore:
     def on_fetch_failed(self, digest: str, reason: str) -> list[Effect]:
         """Content cannot be had."""
         effects: list[Effect] = []
-        if digest in self.rollouts:
-            kind = self.rollouts.pop(digest).kind
-            effects.append(
-                self._to_coordinator(RolledOut(kind=kind, digest=digest, in_force=False, reason=reason))
-            )
+        if (kind := self.rollouts.take(digest)) is not None:
+            effects.append(self._to_coordinator(outcome(kind, digest, reason)))
         if digest in self.awaited:
             why = f"content {digest[:12]} could not be fetched: {reason}"
-            effects += self._decline(why) if self.peers is None else self._go_on_without(why)
+            effects += self._decline(why) if self.session is None else self._go_on_without(why)
         return effects
 
     def on_installed(self, kind: str, digest: str, error: str | None) -> list[Effect]:
         """The driver put rolled-out content in force, or could not."""
-        message = RolledOut(kind=kind, digest=digest, in_force=error is None, reason=(error or "")[:500])
+        message = outcome(kind, digest, error)
         event = "rollout in force" if error is None else "rollout refused"
-        return [
-            self._to_coordinator(message),
-            Announce(self.hello),
-            Note(event, details={"kind": kind, "digest": digest[:12], "reason": error or ""}),
-        ]
+        details = {"kind": kind, "digest": digest[:12], "reason": error or ""}
+        return [self._to_coordinator(message), Announce(self.hello), Note(event, details=details)]
 
     def on_progress(self, cost: StepCost) -> list[Effect]:
         """The job trained a mini-batch."""
@@ -167,6 +178,17 @@ class AgentCore:
         changed = self.state != "paused"
         self.state, self.reason = "paused", pause.reason[:500]
         return [Note("training paused", details={"reason": self.reason})] if changed else []
+
+    def on_learning(self) -> list[Effect]:
+        """A session that paused may go on."""
+        if self.state != "paused":
+            return []
+        self.state, self.reason = "training", ""
+        return [Note("training resumed")]
+
+    def on_session_failed(self, reason: str) -> list[Effect]:
+        """A session cannot go on: its order is declined."""
+        return [*self._stop(), *self._decline(reason)]
 
     def on_job_done(
         self, result: TrainingResult, delta: BlobRef, content: bytes, busy_s: float, wall_s: float
@@ -224,9 +246,9 @@ class AgentCore:
         """
         return [] if self.peers is None else self.peers.on_message(now_s, envelope, age_s)
 
-    def on_peer_timer(self, now_s: float, key: str) -> list[Effect]:
+    def on_session_timer(self, now_s: float, key: str) -> list[Effect]:
         """A timer of the session is due."""
-        return [] if self.peers is None else self.peers.on_timer(now_s, key)
+        return [] if self.session is None else self.session.on_timer(now_s, key)
 
     def on_timer(
         self, key: str, snapshot: Snapshot, cpu_share_fraction: float | None, outbox_messages: int
@@ -244,6 +266,7 @@ class AgentCore:
                     snapshot,
                     cpu_share_fraction,
                     outbox_messages,
+                    None if self.gossip is None else self.gossip.learned(),
                 )
             ),
             SetTimer("telemetry", self.telemetry_s),
@@ -257,7 +280,7 @@ class AgentCore:
         last_run, last_number = self.last_order
         if envelope.run == last_run and order.order <= last_number:
             return []
-        goes_on = self.peers is not None and self.peers.takes(envelope.run, order)
+        goes_on = self.session is not None and self.session.takes(envelope.run, order)
         effects: list[Effect] = [] if goes_on else self._stop()
         self.last_order = (envelope.run, order.order)
         self.run = envelope.run
@@ -292,35 +315,29 @@ class AgentCore:
             return []
         self.awaited = {}
         if in_hand.order.peering is not None:
-            return self._learn_from_neighbours(in_hand, bundle, weights)
+            return self._learn_without_server(in_hand, bundle, weights)
         self.state = "training"
         return [StartJob(JobRequest(in_hand=in_hand, bundle=bundle, weights=weights))]
 
-    def _learn_from_neighbours(self, in_hand: OrderInHand, content: bytes, weights: bytes) -> list[Effect]:
+    def _learn_without_server(self, in_hand: OrderInHand, content: bytes, weights: bytes) -> list[Effect]:
         """Begin a session; one that is on takes the order if it fits."""
         try:
             bundle = self._bundle(in_hand.order.bundle.digest, content)
-            tensors = unpack(weights, bundle.graph.parameters)
-            if self.peers is not None and self.peers.fits(bundle):
-                return self.peers.on_order(in_hand, bundle, content, tensors)
-            session = PeerSession(
-                device=self.hello.device,
-                boot_epoch=self.hello.boot_epoch,
-                in_hand=in_hand,
-                bundle=bundle,
-                content=content,
-                weights=tensors,
-            )
+            if self.session is not None and self.session.fits(bundle):
+                tensors = unpack(weights, bundle.graph.parameters)
+                return self.session.on_order(in_hand, bundle, content, tensors)
+            session = make_session(self.hello, in_hand, bundle, content, weights, self.recall(in_hand.run))
         except EdgetideError as error:
-            return self._decline(str(error)) if self.peers is None else self._go_on_without(str(error))
+            return self._decline(str(error)) if self.session is None else self._go_on_without(str(error))
         effects = self._stop()
-        self.peers, self.state = session, "training"
+        self.session, self.state = session, "training"
         return [*effects, *session.begin()]
 
     def _bundle(self, digest: str, content: bytes) -> Bundle:
         """Decoded, but for the one that the session has already."""
-        is_known = self.peers is not None and self.peers.bundle_digest == digest
-        return self.peers.bundle if self.peers is not None and is_known else self.decode(content)
+        session = self.session
+        is_known = session is not None and session.bundle_digest == digest
+        return session.bundle if session is not None and is_known else self.decode(content)
 
     def _go_on_without(self, why: str) -> list[Effect]:
         """The session goes on with the order before."""
@@ -335,13 +352,6 @@ class AgentCore:
         is_refused = ack.outcome == "refused"
         acknowledged = Acknowledged(ack.boot_epoch, ack.sequence, is_refused)
         return [acknowledged, Note("update acknowledged", details=details)]
-
-    def _on_rollout(self, rollout: Rollout) -> list[Effect]:
-        ref = rollout.content
-        if ref.data is not None:
-            return [Install(rollout.kind, ref.digest, ref.data)]
-        self.rollouts[ref.digest] = rollout
-        return [Fetch(COORDINATOR, ref.digest, ref.size_bytes)]
 
     def _decline(self, reason: str) -> list[Effect]:
         in_hand = self.in_hand
@@ -364,9 +374,9 @@ class AgentCore:
     def _stop(self) -> list[Effect]:
         """Give up what is trained, and the session."""
         effects: list[Effect] = [StopJob()] if self.state in ("training", "paused") else []
-        if self.peers is not None:
-            effects += self.peers.end()
-            self.peers = None
+        if self.session is not None:
+            effects += self.session.end()
+            self.session = None
         return effects
 
     def _stop_fetching(self, keep: AbstractSet[str] = frozenset()) -> list[Effect]:

@@ -6,9 +6,14 @@ of a monotonic clock) and answer with effects.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from device_agent.gossip.telling import Tell
 from device_agent.wire.messages import Body, Hello, Run, Status, Telemetry
 
 
@@ -84,6 +89,44 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Overhear:
+    """Hear what these neighbours tell of prototypes, to this device and to all, from now on."""
+
+    neighbours: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OpenStream:
+    """Bring the device's own samples, one after another, to the session.
+
+    Attributes:
+        position: samples of an earlier life that were learned already.
+        passes: over a stored stream. sample_s: between two samples of one that is replayed.
+    """
+
+    position: int
+    passes: int
+    sample_s: float
+
+
+@dataclass(frozen=True)
+class CloseStream:
+    """No more samples are wanted."""
+
+
+@dataclass(frozen=True)
+class KeepLearned:
+    """Keep what a learner learned over restarts, in place of anything kept before.
+
+    Attributes:
+        run: that it belongs to. arrays: its state.
+    """
+
+    run: str
+    arrays: Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
 class StartJob:
     """Run a training job; progress comes back by `on_progress`, the end by `on_job_done`."""
 
@@ -145,6 +188,11 @@ Effect = (
     | Fetch
     | StopFetch
     | Listen
+    | Overhear
+    | Tell
+    | OpenStream
+    | CloseStream
+    | KeepLearned
     | StartJob
     | StopJob
     | Prepare

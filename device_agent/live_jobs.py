@@ -111,6 +111,10 @@ class LiveJobs:
         """The share granted last, None before the first and while paused."""
         return self._bench.share
 
+    def pause(self) -> Pause | None:
+        """Why nothing may be learned at this moment, by the policy; None: it may."""
+        return self._bench.pause()
+
     # ------------------------------------------------------------ on the job's thread
 
     def _work(self, request: JobRequest, ticket: int, stop: threading.Event) -> Worked | None:

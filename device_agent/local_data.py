@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from firmware_profiles.errors import UserError
 from models.data.dataset import Dataset, fingerprint, load_data
+from models.data.live import empty_dataset, parse_live
 from models.data.partition import partition
 
 
@@ -15,8 +16,10 @@ class DataConfig:
     """Which samples belong to this device.
 
     Attributes:
-        source: name or path, as `models.data.dataset.load_data` takes it.
-        shard: (index, count): this device's part of `count` parts, or None for all samples.
+        source: name or path, as `models.data.dataset.load_data` takes it, or a live source, as
+            `models.data.live.parse_live` does.
+        shard: (index, count): this device's part of `count` parts, or None for all samples. A live source is
+            each device's own, whole.
         scheme: how the parts are made, such as "iid", "dirichlet:0.3", "shards:2", "owner".
         seed: decides the split and the parts.
     """
@@ -46,7 +49,8 @@ class LocalData:
         config: which samples.
 
     Attributes:
-        dataset: the training samples at this moment.
+        dataset: the training samples at this moment; of a live source none, for ever.
+        live: where samples come from while they are made; None: they are stored.
 
     Raises:
         UserError: they cannot be loaded.
@@ -54,8 +58,9 @@ class LocalData:
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
-        self._loaded = self._last_seen = fingerprint(config.source)
-        self.dataset = _load(config)
+        self.live = parse_live(config.source)
+        self._loaded = self._last_seen = "" if self.live else fingerprint(config.source)
+        self.dataset = empty_dataset(self.live) if self.live else _load(config)
 
     def refresh(self) -> bool:
         """Load again if the files changed and have come to rest; returns whether they did.
@@ -65,6 +70,8 @@ class LocalData:
         Raises:
             UserError: the changed files cannot be loaded; the samples stay as they were.
         """
+        if self.live:
+            return False
         last, self._last_seen = self._last_seen, fingerprint(self._config.source)
         if self._last_seen == self._loaded or self._last_seen != last:
             return False

@@ -7,9 +7,9 @@ Everything here runs on one thread (or in one virtual time).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any
 
 import msgspec
 
@@ -18,11 +18,15 @@ from device_agent.effects import (
     Acknowledged,
     Announce,
     CancelTimer,
+    CloseStream,
     Effect,
     Fetch,
     Install,
+    KeepLearned,
     Listen,
     Note,
+    OpenStream,
+    Overhear,
     Prepare,
     Send,
     SetTimer,
@@ -30,16 +34,19 @@ from device_agent.effects import (
     StopFetch,
     StopJob,
 )
+from device_agent.fetching import Fetching
+from device_agent.gossip.link import GossipLink, Streams, no_stream
+from device_agent.gossip.telling import Tell
+from device_agent.jobs import Jobs
 from device_agent.kept_content import KeptContent
+from device_agent.learned_store import LearnedStore, MemoryLearned
 from device_agent.loop import Timers
-from device_agent.orders import JobRequest
 from device_agent.outbox import Outbox
 from device_agent.peers.link import PeerLink
-from device_agent.peers.session import TIMERS
 from device_agent.residual_store import MemoryResiduals, ResidualStore
 from device_agent.training import StepCost, TrainingResult
 from device_agent.wire.bus import Bus
-from device_agent.wire.chunks import DownloadEffect, Downloads, Finished, Request, serve
+from device_agent.wire.chunks import Downloads, serve
 from device_agent.wire.codec import decode, decode_run, encode, encode_public, refer
 from device_agent.wire.dedupe import SeenMessages
 from device_agent.wire.messages import Chunk, ChunkRequest, Envelope, Status
@@ -51,34 +58,6 @@ from models.weights import pack
 log = logging.getLogger(__name__)
 
 DISK_RETRY_S = 10.0
-
-
-class Jobs(Protocol):
-    """Drives training jobs; tells the node by `job_progress`, `job_paused`, `job_done`, `job_failed`."""
-
-    def start(self, request: JobRequest) -> None:
-        """Train this order; give up what ran before."""
-        ...
-
-    def stop(self) -> None:
-        """Give up what runs, within one mini-batch."""
-        ...
-
-    def prepare(self) -> None:
-        """A run is on: load what training needs."""
-        ...
-
-    def install(self, kind: str, content: bytes) -> None:
-        """Put a policy or a table in force at the next mini-batch.
-
-        Raises:
-            EdgetideError: it cannot be used; what was in force stays.
-        """
-        ...
-
-    def cpu_share_fraction(self) -> float | None:
-        """The share granted last, None before the first."""
-        ...
 
 
 @dataclass
@@ -99,6 +78,8 @@ class AgentNode:
         snapshot: reads the sensors.
         kept: content that orders name again; in memory only if left out.
         residuals: what compression left out of earlier updates, the bench's own; in memory by default.
+        learned: what was learned of prototypes, for the agent's next life; in memory by default.
+        streams: makes the device's stream; left out, it has none.
         listen: subscribes to a topic and brings what comes there to `received`, on the node's thread; left
             out where the bus delivers on it anyway.
     """
@@ -116,26 +97,49 @@ class AgentNode:
         snapshot: Callable[[], Snapshot],
         kept: KeptContent | None = None,
         residuals: ResidualStore | None = None,
+        learned: LearnedStore | None = None,
+        streams: Streams | None = None,
         listen: Callable[[str], None] | None = None,
     ) -> None:
         self.fleet, self.core = fleet, core
-        self.bus, self.outbox, self.downloads = bus, outbox, downloads
+        self.bus, self.outbox, self.kept = bus, outbox, kept or KeptContent()
         self.timers, self.jobs, self.snapshot = timers, jobs, snapshot
-        self.kept = kept or KeptContent()
         self.residuals = residuals or MemoryResiduals()
+        self._learned = learned or MemoryLearned()
+        core.recall = self._learned.recall
         self.counters = Counters()
-        self._to_keep: set[str] = set()
         self._is_online = True
         self._seen_run, self._seen = "", SeenMessages()
+        self._fetching = Fetching(
+            downloads=downloads,
+            kept=self.kept,
+            timers=timers,
+            ask=lambda send: self._publish_body(send, "up"),
+            run=lambda: core.run or "none",
+            fetched=lambda digest, content: self._perform(core.on_fetched(digest, content)),
+            failed=lambda digest, reason: self._perform(core.on_fetch_failed(digest, reason)),
+        )
+        listen = listen or (lambda topic: bus.subscribe(topic, self.received))
         self._link = PeerLink(
             fleet=fleet,
             core=core,
             timers=timers,
-            publish=lambda topic, payload: self._publish(topic, payload, qos=0),
-            listen=listen or (lambda topic: bus.subscribe(topic, self.received)),
+            publish=self._publish_once,
+            listen=listen,
             stamp=self._stamp,
             perform=self._perform,
         )
+        self._gossip = GossipLink(
+            fleet=fleet,
+            core=core,
+            timers=timers,
+            publish=self._publish_once,
+            listen=listen,
+            streams=streams or no_stream,
+            pause=lambda: self.jobs.pause(),
+            perform=self._perform,
+        )
+        self._carry_out = self._carriers()
 
     @property
     def device(self) -> str:
@@ -151,15 +155,15 @@ class AgentNode:
 
     def connected(self) -> None:
         """The bus is (again) connected."""
-        self._is_online = True
+        self._is_online = self._fetching.is_online = True
         self._perform(self.core.on_connected())
-        self._transfer(self.downloads.on_reconnect(self.timers.now_s()))
+        self._fetching.on_reconnect()
         self.outbox.on_reconnect(self.timers.now_s())
         self._offer_outbox()
 
     def disconnected(self) -> None:
         """The bus is not connected: what is sent again until it is answered waits, or copies pile up."""
-        self._is_online = False
+        self._is_online = self._fetching.is_online = False
 
     def received(self, topic: str, payload: bytes) -> None:
         """A message came; what cannot be trusted is counted and dropped."""
@@ -175,6 +179,8 @@ class AgentNode:
                 down_topic(self.fleet, self.device, bulk=True),
             ):
                 self._on_machine_message(payload, topic)
+            elif self._gossip.hears(topic):
+                self._gossip.received(topic, payload)
             elif self._link.hears(topic):
                 self._link.received(topic, payload)
         except PeerError as error:
@@ -217,6 +223,7 @@ class AgentNode:
     def leave(self, reason: str) -> None:
         """Say goodbye: the last thing a node does."""
         self.jobs.stop()
+        self._gossip.close_stream()
         self._perform([Announce(Status(online=False, boot_epoch=self.core.hello.boot_epoch, reason=reason))])
 
     # ------------------------------------------------------------ how it is carried out
@@ -226,7 +233,7 @@ class AgentNode:
         now_s = self.timers.now_s()
         body = envelope.body
         if isinstance(body, Chunk):
-            self._transfer(self.downloads.on_chunk(envelope.sender, body, now_s))
+            self._fetching.on_chunk(envelope.sender, body)
         elif isinstance(body, ChunkRequest):
             chunk = serve(self.outbox.blob, body)
             self._publish_body(Send(to=COORDINATOR, body=chunk, run=envelope.run), "up/bulk")
@@ -240,9 +247,32 @@ class AgentNode:
         self._seen.remember(envelope)
         return is_new
 
-    def _perform(self, effects: list[Effect]) -> None:
+    def _perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            self._PERFORM[type(effect)](self, effect)
+            self._carry_out[type(effect)](effect)
+
+    def _carriers(self) -> dict[type[Effect], Callable[[Any], None]]:
+        """What carries out which effect."""
+        return {
+            Send: self._send,
+            Announce: self._announce,
+            SetTimer: self._set_timer,
+            CancelTimer: lambda effect: self.timers.cancel_timer(f"core/{effect.key}"),
+            Fetch: self._fetching.fetch,
+            StopFetch: self._fetching.stop,
+            Listen: self._link.listen_to,
+            Overhear: self._gossip.overhear,
+            Tell: self._tell,
+            OpenStream: self._gossip.open_stream,
+            CloseStream: lambda _effect: self._gossip.close_stream(),
+            KeepLearned: lambda effect: self._learned.keep(effect.run, effect.arrays),
+            StartJob: lambda effect: self.jobs.start(effect.job),
+            StopJob: lambda _effect: self.jobs.stop(),
+            Prepare: lambda _effect: self.jobs.prepare(),
+            Install: self._install,
+            Acknowledged: self._acknowledged,
+            Note: self._note,
+        }
 
     def _announce(self, effect: Announce) -> None:
         leaf, retain, qos = {
@@ -304,66 +334,23 @@ class AgentNode:
         self.counters.bytes_sent += len(payload)
         self.bus.publish(topic, payload, retain=retain, qos=qos)
 
-    def _fetch(self, effect: Fetch) -> None:
-        if effect.keep:
-            content = self.kept.get(effect.digest)
-            if content is not None:
-                self._perform(self.core.on_fetched(effect.digest, content))
-                return
-            self._to_keep.add(effect.digest)
-        now_s = self.timers.now_s()
-        self._transfer(self.downloads.start(effect.holder, effect.digest, effect.size_bytes, now_s))
+    def _publish_once(self, topic: str, payload: bytes) -> None:
+        """It may be lost."""
+        self._publish(topic, payload, qos=0)
 
-    def _stop_fetch(self, effect: StopFetch) -> None:
-        self._to_keep.discard(effect.digest)
-        self._transfer(self.downloads.cancel(effect.holder, effect.digest, self.timers.now_s()))
-
-    def _transfer(self, effects: list[DownloadEffect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Request):
-                self._publish_body(
-                    Send(to=COORDINATOR, body=effect.message, run=self.core.run or "none"), "up"
-                )
-            elif isinstance(effect, Finished):
-                if effect.digest in self._to_keep:
-                    self.kept.put(effect.digest, effect.data)
-                self._to_keep.discard(effect.digest)
-                self._perform(self.core.on_fetched(effect.digest, effect.data))
-            else:
-                self._to_keep.discard(effect.digest)
-                self._perform(self.core.on_fetch_failed(effect.digest, effect.reason))
-        next_s = self.downloads.next_timer_s()
-        if next_s is not None:
-            self.timers.set_timer("downloads", max(0.0, next_s - self.timers.now_s()), self._on_downloads_due)
-
-    def _on_downloads_due(self) -> None:
-        if self._is_online:  # else `connected` asks again
-            self._transfer(self.downloads.on_timer(self.timers.now_s()))
-
-    def _listen_to(self, effect: Listen) -> None:
-        self._link.listen_to(effect)
+    def _tell(self, effect: Tell) -> None:
+        if self._is_online:
+            self._gossip.tell(effect)
 
     def _set_timer(self, effect: SetTimer) -> None:
         self.timers.set_timer(f"core/{effect.key}", effect.delay_s, lambda: self._on_core_timer(effect.key))
 
     def _on_core_timer(self, key: str) -> None:
-        if key.startswith(TIMERS):
-            self._perform(self.core.on_peer_timer(self.timers.now_s(), key))
+        if key.startswith("session/"):
+            self._perform(self.core.on_session_timer(self.timers.now_s(), key))
             return
         share = self.jobs.cpu_share_fraction()
         self._perform(self.core.on_timer(key, self.snapshot(), share, len(self.outbox)))
-
-    def _cancel_timer(self, effect: CancelTimer) -> None:
-        self.timers.cancel_timer(f"core/{effect.key}")
-
-    def _start_job(self, effect: StartJob) -> None:
-        self.jobs.start(effect.job)
-
-    def _stop_job(self, _effect: StopJob) -> None:
-        self.jobs.stop()
-
-    def _prepare(self, _effect: Prepare) -> None:
-        self.jobs.prepare()
 
     def _install(self, effect: Install) -> None:
         try:
@@ -382,19 +369,3 @@ class AgentNode:
 
     def _note(self, effect: Note) -> None:
         log.info("%s: %s %s", self.device, effect.event, effect.details or "")
-
-    _PERFORM: ClassVar = {
-        Send: _send,
-        Announce: _announce,
-        SetTimer: _set_timer,
-        CancelTimer: _cancel_timer,
-        Fetch: _fetch,
-        StopFetch: _stop_fetch,
-        Listen: _listen_to,
-        StartJob: _start_job,
-        StopJob: _stop_job,
-        Prepare: _prepare,
-        Install: _install,
-        Acknowledged: _acknowledged,
-        Note: _note,
-    }

@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 
 from device_agent.agent import AgentCore
+from device_agent.effects import OpenStream
 from device_agent.kept_content import KeptContent
+from device_agent.learned_store import FileLearned
 from device_agent.live_jobs import Listener, LiveJobs
 from device_agent.local_data import DataConfig, LocalData
 from device_agent.loop import Loop
@@ -22,6 +24,7 @@ from device_agent.outbox import Outbox
 from device_agent.residual_store import FileResiduals
 from device_agent.sensors import Sensors
 from device_agent.stored_policy import StoredPolicy
+from device_agent.streams.stream import Stream
 from device_agent.throttle import be_nice
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.codec import encode_public
@@ -135,6 +138,20 @@ def run_agent(config: AgentConfig) -> None:
     def listen(topic: str) -> None:
         bus.subscribe(topic, lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
 
+    def open_stream(effect: OpenStream) -> Stream:
+        from device_agent.streams.own import own_stream  # noqa: PLC0415 - most agents train a network
+
+        return own_stream(
+            config.data,
+            effect,
+            device=config.device,
+            timers=loop,
+            subscribe=lambda topic, receive: bus.subscribe(
+                topic, lambda topic, payload: loop.post(lambda: receive(topic, payload))
+            ),
+            post=loop.post,
+        )
+
     node = AgentNode(
         fleet=config.fleet,
         core=AgentCore(hello),
@@ -146,6 +163,8 @@ def run_agent(config: AgentConfig) -> None:
         snapshot=sensors.read,
         kept=KeptContent(config.state / "bundles"),
         residuals=residuals,
+        learned=FileLearned(config.state / "prototypes.safetensors"),
+        streams=open_stream,
         listen=listen,
     )
 

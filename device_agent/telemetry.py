@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from device_agent.orders import OrderInHand
 from device_agent.training import StepCost
 from device_agent.wire.messages import Hello, Telemetry
 from firmware_profiles.resources import Snapshot
+
+
+class Learned(NamedTuple):
+    """How far a device is with its stream.
+
+    Attributes:
+        seen: samples. num_all: in this run, 0: nobody knows.
+        accuracy: of the latest predictions, None before the first.
+    """
+
+    seen: int
+    num_all: int
+    accuracy: float | None
 
 
 @dataclass
@@ -28,6 +42,7 @@ def make_telemetry(
     snapshot: Snapshot,
     cpu_share_fraction: float | None,
     outbox_messages: int,
+    learned: Learned | None = None,
 ) -> Telemetry:
     """The telemetry of this moment; what `progress` adds up since the last one begins anew.
 
@@ -39,6 +54,7 @@ def make_telemetry(
         snapshot: of its sensors.
         cpu_share_fraction: granted now.
         outbox_messages: updates that wait to be acknowledged.
+        learned: of a stream, None where a network is trained.
     """
     state, reason = doing
     last = progress.last
@@ -53,8 +69,8 @@ def make_telemetry(
         vector=last.vector if last else None,
         macs_fraction=min(1.0, last.macs / last.full_macs) if last else None,
         mean_macs_fraction=None if mean is None else min(1.0, mean),
-        steps_done=progress.steps_done,
-        steps_planned=in_hand.order.num_batches if in_hand else 0,
+        steps_done=progress.steps_done if learned is None else learned.seen,
+        steps_planned=_planned(in_hand) if learned is None else learned.num_all,
         loss=last.loss_sum / last.num_samples if last else None,
         cpu_share_fraction=cpu_share_fraction,
         cpu_others_fraction=snapshot.cpu_others_fraction,
@@ -66,4 +82,9 @@ def make_telemetry(
         throttled=snapshot.throttled,
         clock_hz=snapshot.clock_hz,
         outbox_messages=outbox_messages,
+        accuracy=None if learned is None else learned.accuracy,
     )
+
+
+def _planned(in_hand: OrderInHand | None) -> int:
+    return in_hand.order.num_batches if in_hand else 0

@@ -14,6 +14,7 @@ from msgspec import Meta
 from firmware_profiles.errors import PeerError, UserError
 from models.compression.settings import CompressionSettings
 from models.factors import class_tensors
+from models.gossip_settings import GossipSettings
 from models.gradients.artifacts import Artifacts
 from models.graph import ModelGraph, validate
 from models.graph import digest as graph_digest
@@ -26,7 +27,7 @@ from models.widths import WidthPlan, plan_widths
 
 MAX_BYTES = 8 * 2**20
 MAX_ARTIFACT_BYTES = 4 * 2**20
-_SCHEMA = 4
+_SCHEMA = 5
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
         subnets: how the sub-network of a mini-batch is chosen, drawn and trained.
         compression: of what devices learned, or, where they exchange weights, of these.
         peers: how devices learn from each other; None: by the coordinator alone.
+        gossip: how they learn prototypes from streams; None: they train the network.
     """
 
     batch_size: Annotated[int, Meta(ge=1, le=2**20)] = 32
@@ -47,6 +49,7 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     subnets: SubnetSettings = SubnetSettings()
     compression: CompressionSettings = CompressionSettings()
     peers: PeerSettings | None = None
+    gossip: GossipSettings | None = None
 
     @property
     def delta_compression(self) -> CompressionSettings:

@@ -60,10 +60,17 @@ class GossipSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What learns and what is told.
 
     Attributes:
+        windows: parts of a pass over a stored stream; after each a device reports. Of a live one it reports
+            when the coordinator asks.
+        passes: over a stored stream; the run's rounds.
+        sample_s: seconds between two samples of a device, where a stored stream is replayed.
         learner: `experts` is `models.prototypes.learner`, `ilvq` is `models.prototypes.ilvq`.
         shares: nothing; `news`, which needs `experts` with a pool; or `sets`, which needs `ilvq`.
     """
 
+    windows: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    passes: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    sample_s: Annotated[float, Meta(ge=0.0, le=1e5)] = 0.01
     learner: Literal["experts", "ilvq"] = "experts"
     shares: Literal["nothing", "news", "sets"] = "news"
     experts: LearnerSettings = LearnerSettings()

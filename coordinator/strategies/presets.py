@@ -11,6 +11,7 @@ import msgspec
 from coordinator.strategies.asynchrony import AsyncSettings
 from coordinator.strategies.averages import MEAN_OF_ALL, AverageSettings
 from device_agent.peers.topology_settings import TopologySettings
+from models.gossip_settings import GossipSettings, SetSettings
 from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
 
@@ -32,7 +33,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
         levels: keep fractions of a uniform table; None: the model's searched table.
         base_width: keep fraction of every width group of the network that is learned.
         peers: how devices learn from each other; None: by the coordinator alone.
-        topology: who is whose neighbour; of no use without `peers`.
+        gossip: how they learn prototypes from streams; None: they train a network.
+        topology: who is whose neighbour; of no use without `peers` or `gossip`.
         asynchrony: how updates are applied that come when they come; None: in rounds.
         source: what defines it.
     """
@@ -42,6 +44,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     levels: tuple[float, ...] | None = None
     base_width: float = 1.0
     peers: PeerSettings | None = None
+    gossip: GossipSettings | None = None
     topology: TopologySettings = TopologySettings()
     asynchrony: AsyncSettings | None = None
     source: str
@@ -53,6 +56,7 @@ _FJORD = "Horvath et al., FjORD, NeurIPS 2021, arXiv 2102.13451"
 _HOLDERS = AverageSettings(entries="touched", weighting="equal")
 _FULL = SubnetSettings(choice="fixed", fixed_fraction=1.0)
 
+_GOSSIP = "Fernandez-Pineiro et al., arXiv 2411.09267"
 _UNRELIABLE = "Jeong, Zecchin, Kountouris, ICC 2022, arXiv 2202.00955"
 _RECONSTRUCTED = "its weights, barrier and exchange are a reconstruction, see docs/decentralised.md"
 
@@ -205,5 +209,23 @@ PRESETS: dict[str, Preset] = {
         peers=PeerSettings(exchange="push", partners=3, weight="uniform"),
         topology=TopologySettings(kind="full"),
         source="de Vos et al., Epidemic Learning, NeurIPS 2023, arXiv 2310.01972",
+    ),
+    # Streams, prototypes, no gradients. `gossip` is our own learner and gate. The paper's neighbours are
+    # drawn anew for each message, so both graphs are full.
+    "gossip": Preset(
+        subnets=_FULL,
+        averages=MEAN_OF_ALL,
+        gossip=GossipSettings(),
+        topology=TopologySettings(kind="full"),
+        source=f"{_GOSSIP}; learner, gate and messages are edgetide's own, see docs/gossip.md",
+    ),
+    "gossip-paper": Preset(
+        subnets=_FULL,
+        averages=MEAN_OF_ALL,
+        gossip=GossipSettings(
+            learner="ilvq", shares="sets", sets=SetSettings(gate="paper", clustering="dbscan")
+        ),
+        topology=TopologySettings(kind="full"),
+        source=f"{_GOSSIP}, as its authors coded it, with that code's defects mended",
     ),
 }

@@ -135,6 +135,10 @@ class VirtualJobs:
         """The share granted last, None before the first and while paused."""
         return self._bench.share
 
+    def pause(self) -> Pause | None:
+        """Why nothing may be learned at this moment, by the policy; None: it may."""
+        return self._bench.pause()
+
     # ------------------------------------------------------------ in virtual time
 
     def _open(self, request: JobRequest) -> None:

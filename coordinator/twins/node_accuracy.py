@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from coordinator.peering import window_s
+from coordinator.peering import stream_window_s, window_s
 from coordinator.strategies.presets import Preset
 from coordinator.twins.clock import VirtualClock
 from coordinator.twins.scenario import Scenario
@@ -67,17 +67,31 @@ class NodeAccuracy:
         self.start()
 
 
-def windowed_scenario(scenario: Scenario, method: Preset) -> Scenario:
-    """A scenario whose rounds are the windows of its method; the same for a method without exchanges.
+def windowed_scenario(scenario: Scenario, method: Preset, num_samples: int) -> Scenario:
+    """A scenario whose rounds are the windows of its method; the same for a method that has none.
+
+    Args:
+        scenario: as written.
+        method: its own.
+        num_samples: of all devices.
 
     Raises:
-        UserError: the scenario gives a share of a pass, which windows of barriers have nothing to do with.
+        UserError: the scenario gives what windows have nothing to do with.
     """
-    if method.peers is None:
+    if method.peers is None and method.gossip is None:
         return scenario
     if scenario.budget_fraction is not None:
+        pace = "peers: {barrier_s: …}" if method.gossip is None else "gossip: {sample_s: …}"
         raise UserError(
-            f"scenario {scenario.name!r}: {scenario.method} goes by barriers of its devices: leave "
-            "budget_fraction out and set peers: {barrier_s: …}"
+            f"scenario {scenario.name!r}: {scenario.method} goes at a pace of its devices: leave "
+            f"budget_fraction out and set {pace}"
         )
-    return msgspec.structs.replace(scenario, round_s=window_s(method.peers, scenario.round_s))
+    if method.peers is not None:
+        return msgspec.structs.replace(scenario, round_s=window_s(method.peers, scenario.round_s))
+    assert method.gossip is not None
+    if scenario.num_validation:
+        raise UserError(
+            f"scenario {scenario.name!r}: nothing is held out of a stream: leave num_validation out"
+        )
+    num_own = -(-num_samples // scenario.num_devices)
+    return msgspec.structs.replace(scenario, round_s=stream_window_s(method.gossip, num_own, None))

@@ -10,6 +10,9 @@ from typing import Any
 
 from coordinator.peer_view import Told, fold_run
 from coordinator.peer_view import to_json as peers_json
+from coordinator.stream_view import ToldOfStream
+from coordinator.stream_view import fold_run as fold_streams
+from coordinator.stream_view import to_json as streams_json
 from coordinator.twins.budgets import granted_cores
 from coordinator.twins.memory_run import MemoryRun
 from coordinator.twins.node_accuracy import NodePoint
@@ -69,6 +72,8 @@ class SimResult:
             learn from each other. accuracy_curve is then that of the mean of their weights, rounds counts
             barriers, and round_s are the seconds of a window.
         peers: `coordinator.peer_view.to_json` of such a run, else None.
+        streams: `coordinator.stream_view.to_json` of one that learns from streams, else None. Then accuracy
+            is the share of right predictions of the run, and in accuracy_curve of each window.
         staleness: "2" -> applied updates that were two versions late.
         weights_digest: of the last version. vector_shares: "8-16-16" -> share of the mini-batches.
     """
@@ -96,13 +101,13 @@ class SimResult:
     devices: tuple[DeviceResult, ...]
     node_accuracy_curve: tuple[tuple[float, float, float], ...] = ()
     peers: dict[str, Any] | None = None
+    streams: dict[str, Any] | None = None
     staleness: dict[str, int] = field(default_factory=dict)
 
     def accuracy_at(self, virtual_s: float) -> float:
-        """Accuracy of the newest version at a time."""
-        return [accuracy for time_s, accuracy in self.accuracy_curve if time_s <= virtual_s or time_s == 0.0][
-            -1
-        ]
+        """Accuracy of the newest version at a time, 0 before the first."""
+        found = [accuracy for time_s, accuracy in self.accuracy_curve if time_s <= virtual_s or time_s == 0.0]
+        return found[-1] if found else 0.0
 
 
 def make_result(
@@ -118,6 +123,7 @@ def make_result(
     class_accuracy: tuple[float | None, ...],
     node_accuracy: tuple[NodePoint, ...] = (),
     window: int = 1,
+    num_windows: int = 1,
     in_rounds: bool = True,
 ) -> SimResult:
     """Sum up a run that is over; without rounds, a version takes no order back."""
@@ -127,16 +133,16 @@ def make_result(
     totals: Counter[str] = Counter()
     for device in devices:
         totals.update(device.vectors)
-    curve = state.curve()
+    curve, streams = state.curve(), _streams(state)
     buses = [coordinator_bus, *(twin.bus for twin in twins.values())]
     return SimResult(
         scenario=scenario.name,
         strategy=scenario.strategy,
         engine=engine,
         seed=seed,
-        accuracy=curve[-1][1],
+        accuracy=curve[-1][1] if streams is None else streams["accuracy"],
         accuracy_curve=tuple((round(time_s, 3), accuracy) for time_s, accuracy in curve),
-        rounds=min(scenario.rounds, window * state.stored.round),
+        rounds=min(scenario.rounds, window * state.stored.round // num_windows),
         virtual_s=round(virtual_s, 3),
         bytes_sent=sum(bus.num_bytes for bus in buses),
         messages_sent=sum(bus.num_messages for bus in buses),
@@ -156,6 +162,7 @@ def make_result(
         devices=devices,
         node_accuracy_curve=tuple((round(at.virtual_s, 3), at.mean, at.least) for at in node_accuracy),
         peers=_peers(state),
+        streams=streams,
         staleness=histogram(settled.staleness for settled in state.settled),
     )
 
@@ -211,6 +218,20 @@ def _peers(state: MemoryRun) -> dict[str, Any] | None:
         if one.peers is not None
     ]
     return peers_json(fold_run(told, state.closed_s)) if told else None
+
+
+def _streams(state: MemoryRun) -> dict[str, Any] | None:
+    told = {
+        outcome: [
+            ToldOfStream(one.device, one.round, one.stream)
+            for one in state.settled
+            if one.stream is not None and one.outcome == outcome
+        ]
+        for outcome in ("applied", "expired")
+    }
+    if not any(told.values()):
+        return None
+    return streams_json(fold_streams(told["expired"], told["applied"], state.closed_s))
 
 
 def _share(part: float, whole: float) -> float | None:

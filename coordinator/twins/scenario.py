@@ -35,6 +35,7 @@ from device_agent.peers.topology_settings import TopologySettings
 from firmware_profiles.policy import Policy
 from firmware_profiles.strict import load_strict
 from models.compression.settings import CompressionSettings
+from models.gossip_settings import GossipSettings
 from models.optim.settings import OptimizerSettings
 from models.peer_settings import PeerSettings
 from models.subnet_settings import SubnetSettings
@@ -49,6 +50,9 @@ AverageChanges = Annotated[
 
 PeerChanges = Annotated[
     dict[str, Any], Meta(description="keys of PeerSettings", extra={"keys_of": PeerSettings})
+]
+GossipChanges = Annotated[
+    dict[str, Any], Meta(description="keys of GossipSettings", extra={"keys_of": GossipSettings})
 ]
 TopologyChanges = Annotated[
     dict[str, Any], Meta(description="keys of TopologySettings", extra={"keys_of": TopologySettings})
@@ -67,9 +71,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         paper: `distreal` in the form its paper gives it.
         base_width: share of every width group that the network has at all; the strategy's if left out.
         levels: keep fractions of a uniform table, in place of the strategy's table.
-        subnets, averages, peers, topology: keys that replace the strategy's.
+        subnets, averages, peers, gossip, topology: keys that replace the strategy's.
         asynchrony: keys that replace the strategy's; given at all, it goes without rounds.
-        rounds: aggregations; of a strategy with peers, barriers; without rounds, buffers.
+        rounds: aggregations; of a strategy with peers, barriers; without rounds, buffers; of one that learns
+            from streams, passes.
         round_s: seconds a device has for an order.
         budget_fraction: replaces round_s, see `coordinator.twins.budgets.round_seconds`.
         devices_per_round: how many get an order, drawn anew each round; all of them if left out.
@@ -106,6 +111,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     subnets: SubnetChanges = {}
     averages: AverageChanges = {}
     peers: PeerChanges = {}
+    gossip: GossipChanges = {}
     topology: TopologyChanges = {}
     asynchrony: AsyncChanges = None
     rounds: Annotated[int, Meta(ge=1, le=1_000_000)] = 8

@@ -93,6 +93,7 @@ def _print_result(result: SimResult, wall_s: float) -> None:
         "training MACs": f"{result.macs / 1e9:.1f} G",
         "sent": f"{result.bytes_sent / 1e6:.1f} MB in {result.messages_sent} messages",
         **_exchange_rows(result),
+        **_stream_rows(result),
         "weights": result.weights_digest[:16],
     }
     for name, value in rows.items():
@@ -125,6 +126,19 @@ def _print_result(result: SimResult, wall_s: float) -> None:
             Text(f"{device.pauses[0][0]:.0f} s: {device.pauses[0][1]}" if device.pauses else ""),
         )
     console.print(devices)
+
+
+def _stream_rows(result: SimResult) -> dict[str, str]:
+    """Of a strategy that learns from streams."""
+    seen = result.streams
+    if seen is None:
+        return {}
+    return {
+        "F1, mean of the classes": _percent(seen["f1"]),
+        "samples predicted and learned": str(seen["samples"]),
+        "bytes a sample and device, sent / received": f"{seen['sent_bytes_per_sample']} / "
+        f"{seen['received_bytes_per_sample']}",
+    }
 
 
 def _exchange_rows(result: SimResult) -> dict[str, str]:

@@ -38,6 +38,7 @@ from coordinator.twins.pair_links import PairLinks
 from coordinator.twins.result import SimResult, make_result
 from coordinator.twins.scenario import Scenario
 from coordinator.twins.twin import MeteredBus, Twin, World, make_twin
+from device_agent.strategies.names import WITHOUT_NETWORK
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.memory import MemoryBroker, MemoryBus
 from device_agent.wire.topics import COORDINATOR
@@ -93,7 +94,8 @@ def simulate(
             no engine is installed.
     """
     seed = scenario.seed if seed is None else seed
-    kind = resolve_engine(scenario.engine, gpu=False)
+    learns_network = scenario.method not in WITHOUT_NETWORK
+    kind = resolve_engine(scenario.engine, gpu=False) if learns_network else "numpy"
     learning = prepare_learning(
         LearningConfig(
             model=scenario.model,
@@ -105,6 +107,7 @@ def simulate(
             subnets=scenario.subnets,
             averages=scenario.averages,
             peers=scenario.peers,
+            gossip=scenario.gossip,
             topology=scenario.topology,
             asynchrony=scenario.asynchrony,
             engine=kind,
@@ -128,7 +131,7 @@ class _Simulation:
 
     def __init__(self, scenario: Scenario, learning: Learning, engine: Engine, seed: int) -> None:
         self._learning, self._engine, self._seed = learning, engine, seed
-        scenario = windowed_scenario(scenario, learning.method)
+        scenario = windowed_scenario(scenario, learning.method, len(learning.data.train))
         self._data = split_for(scenario, learning.data, seed)
         self._part_of_test = measured_after_a_round(scenario, self._data.test)
         devices, round_s = equip(scenario, self._data.train, lambda: _full_graph(learning), seed)
@@ -179,6 +182,7 @@ class _Simulation:
             class_accuracy=self._class_accuracy,
             node_accuracy=() if self._nodes is None else tuple(self._nodes.curve),
             window=self._learning.window,
+            num_windows=self._learning.num_windows,
             in_rounds=self._learning.method.asynchrony is None,
         )
 
@@ -260,6 +264,7 @@ class _Simulation:
             decode=functools.lru_cache(maxsize=2)(decode_bundle),
             seed=self._seed,
             telemetry_s=self._scenario.telemetry_s,
+            label_delay=self._learning.label_delay,
         )
         return {name: make_twin(world, name, one.board, one.data, one.place) for name, one in devices.items()}
 
@@ -282,6 +287,11 @@ class _Simulation:
         return cost(bundle.graph, bundle.plan, vector, 1).activation_bytes
 
     def _evaluate(self, version: int, weights: dict[str, Array]) -> None:
+        if self._learning.method.gossip is not None:
+            if version:  # before the first window nothing was predicted
+                right = self._state.share_predicted(version)
+                self._coordinator.evaluated(version, right, 1.0 - right)
+            return
         is_last = self._coordinator.core.state == "evaluating"
         held_out = self._data.test if is_last else self._part_of_test
         measured = measure(self._engine, weights, self._calibration, held_out)
@@ -305,6 +315,9 @@ class _Simulation:
         if self._is_over:
             return
         version, weights = self._state.stored.version, self._state.stored.weights
+        if self._learning.method.gossip is not None:
+            self._is_over = True
+            return
         measured = measure(self._engine, weights, self._calibration, self._data.test)
         self._class_accuracy = measured.class_accuracy
         self._state.evaluated(version, measured.accuracy, measured.loss)

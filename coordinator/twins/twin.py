@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from coordinator.twins.clock import VirtualClock, VirtualTimers
 from coordinator.twins.groups import Group
 from coordinator.twins.jobs import StepModel, VirtualJobs, Work
 from coordinator.twins.traces import Place, make_sensors
 from device_agent.agent import AgentCore
 from device_agent.kept_content import KeptContent
+from device_agent.learned_store import MemoryLearned
 from device_agent.live_jobs import Listener
 from device_agent.node import AgentNode
 from device_agent.optimizer_store import MemoryStore
 from device_agent.outbox import Outbox
 from device_agent.outbox_file import OutboxMemory
 from device_agent.residual_store import MemoryResiduals
+from device_agent.streams.own import replay
 from device_agent.wire.bus import Bus, Receive
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.codec import encode_public
@@ -86,6 +90,7 @@ class World:
         decode: reads a bundle.
         seed: of everything that is drawn.
         telemetry_s: seconds between a device's telemetry messages.
+        label_delay: samples of a device's stream that come before a sample's label.
     """
 
     fleet: str
@@ -96,6 +101,7 @@ class World:
     decode: Callable[[bytes], Bundle]
     seed: int
     telemetry_s: float
+    label_delay: int = 0
     version: str = field(default_factory=lambda: metadata.version("edgetide"))
 
 
@@ -130,13 +136,14 @@ class Disk:
     """What of a device survives its process, and with it a crash.
 
     Attributes:
-        policy: in force. outbox, optimizer, residuals, kept: as the live agent has them in files.
+        policy: in force. outbox, optimizer, residuals, learned, kept: as the live agent has them in files.
     """
 
     policy: Policy
     outbox: OutboxMemory = field(default_factory=OutboxMemory)
     optimizer: MemoryStore = field(default_factory=MemoryStore)
     residuals: MemoryResiduals = field(default_factory=MemoryResiduals)
+    learned: MemoryLearned = field(default_factory=MemoryLearned)
     kept: KeptContent = field(default_factory=KeptContent)
 
 
@@ -315,6 +322,10 @@ class Twin:
             snapshot=snapshot,
             kept=disk.kept,
             residuals=disk.residuals,
+            learned=disk.learned,
+            streams=lambda effect: replay(
+                self._data, np.arange(len(self._data)), effect, timers, world.label_delay
+            ),
             listen=lambda topic: listen(topic),  # noqa: PLW0108 - defined below
         )
         started = False

@@ -55,7 +55,7 @@ class GossipSession:
     Attributes:
         learner: of the stream. prequential: what was predicted and true.
         neighbours: those that are told, and heard. ages: by neighbour, of what it told.
-        drifts: the latest changes in the rate of errors.
+        drifts: the latest changes in the rate of errors. num_drifts: of all.
         num_repeats: whispers that had come before. num_unread: whispers in units that were lost on the way.
         num_unlabelled: samples whose labels never came, or after too many others.
 
@@ -79,7 +79,7 @@ class GossipSession:
         self.prequential = Prequential(num_classes)
         self.ages: dict[str, AgeRecord] = {}
         self.drifts: deque[Drift] = deque(maxlen=MOST_DRIFTS)
-        self.num_repeats = self.num_unread = self.num_unlabelled = 0
+        self.num_repeats = self.num_unread = self.num_unlabelled = self.num_drifts = 0
         self._mark, self._num_classes = mark_of(run), num_classes
         self._detector = DriftDetector()
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
@@ -151,6 +151,7 @@ class GossipSession:
         drift = self._detector.observe(float(waiting.predicted != y))
         if drift is not None:
             self.drifts.append(drift)
+            self.num_drifts += 1
         self.learner.learn(waiting.vector, y)
         if self._sharing is None:
             return []

@@ -45,11 +45,8 @@ from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
 from models.weights import pack
 
-TIMERS = "peers/"
-"""Keys of all timers here begin so."""
-
-BEGIN, ORDER, BARRIER = f"{TIMERS}begin", f"{TIMERS}order", f"{TIMERS}barrier"
-TICK, UNIT, REPORT = f"{TIMERS}tick", f"{TIMERS}unit", f"{TIMERS}report"
+BEGIN, ORDER, BARRIER = "session/begin", "session/order", "session/barrier"
+TICK, UNIT, REPORT = "session/tick", "session/unit", "session/report"
 
 ENDLESS_S = 1e6
 """Time of a unit that is to be done, however long it takes."""

@@ -28,5 +28,8 @@ _OF_SUBNETS = (
     "epidemic",
 )
 
-DEVICE_STRATEGIES: dict[str, DeviceStrategy] = dict.fromkeys(_OF_SUBNETS, SUBNETS)
+WITHOUT_NETWORK = ("gossip", "gossip-paper")
+"""Their devices learn prototypes from streams: they need no engine, and choose no sub-network."""
+
+DEVICE_STRATEGIES: dict[str, DeviceStrategy] = dict.fromkeys((*_OF_SUBNETS, *WITHOUT_NETWORK), SUBNETS)
 """What tells these methods apart on the device is in their bundle's SubnetSettings."""

@@ -71,6 +71,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
         macs_fraction: training MACs of that vector over those of the full network.
         steps_done: mini-batches of this order so far.
         mean_macs_fraction: mean of macs_fraction over the mini-batches since the last telemetry.
+        accuracy: of the latest predictions, where a device learns from a stream; its samples are its steps.
     """
 
     device: Id
@@ -94,6 +95,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
     throttled: bool | None = None
     clock_hz: float | None = None
     outbox_messages: Count = 0
+    accuracy: Fraction | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +194,57 @@ class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: Count = 0
 
 
+class PairAge(msgspec.Struct, frozen=True, kw_only=True):
+    """How old what a device has of a neighbour was, since the run began here.
+
+    Attributes:
+        updates: that brought something newer.
+        mean_s: over the time since the first. peak_s: just before each of the others. None: too few came.
+        expected_s: as the rate of the updates and their mean age on arrival let one expect.
+    """
+
+    updates: Count
+    mean_s: Seconds | None = None
+    peak_s: Seconds | None = None
+    expected_s: Seconds | None = None
+
+
+class DriftSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """The rate of errors changed: about at this sample of the device's, from one level to another."""
+
+    sample: Count
+    before: Fraction
+    after: Fraction
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device's learning from its stream went. All but `seen` and `ages` is since its last report.
+
+    Attributes:
+        seen: samples of the stream in this run. is_over: no more will come.
+        counts: of samples by true class, then predicted one: the rows of a square.
+        told, heard: messages to and of neighbours. repeats: of those heard, had come before.
+        unread: were in units that were lost on the way.
+        missed: samples that could not be read, or came while the device had no leave to learn.
+        bytes_sent, bytes_received: of these messages, topics and headers left out.
+        drifts: the latest.
+        ages: by neighbour.
+    """
+
+    seen: Count
+    is_over: bool
+    counts: Annotated[tuple[Count, ...], Meta(max_length=65_536)]
+    told: Count = 0
+    heard: Count = 0
+    repeats: Count = 0
+    unread: Count = 0
+    missed: Count = 0
+    bytes_sent: Count = 0
+    bytes_received: Count = 0
+    drifts: Annotated[tuple[DriftSeen, ...], Meta(max_length=64)] = ()
+    ages: Annotated[dict[Id, PairAge], Meta(max_length=1000)] = {}
+
+
 class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     """Device -> coordinator: what was learned for one order.
 
@@ -205,6 +258,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
         macs: training MACs spent. loss_sum: over samples, weight num_samples.
         busy_s: seconds of computing, pauses and duty-cycle sleep left out.
         peers: of a decentralised method.
+        stream: of a method that learns from streams; `delta` is then the device's prototypes
+            (`models.prototypes.packing`), and there are no mini-batches.
     """
 
     order: Count
@@ -219,6 +274,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
     busy_s: Seconds
     wall_s: Seconds
     peers: PeerReport | None = None
+    stream: StreamReport | None = None
 
 
 class Decline(msgspec.Struct, frozen=True, kw_only=True, tag="decline"):

@@ -8,10 +8,10 @@ import io
 import math
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from models.data.raw import (
     RawSplit,
     Source,
     check_size,
+    count,
     fraction,
     labels_of_names,
     names,
@@ -29,10 +30,26 @@ from models.data.raw import (
     read_options,
 )
 
+_OPTIONS = {"window": positive_int, "stride": positive_int, "label": str, "classes": names}
+
 
 class _Rows(NamedTuple):
     features: NDArray[np.float32]  # [T, F]
     labels: list[str]
+
+
+class _Series(NamedTuple):
+    features: NDArray[np.float32]  # [T, F], in the file's own units
+    labels: NDArray[np.int64]  # [T]
+    class_names: tuple[str, ...] | None
+
+
+class CsvStream(NamedTuple):
+    """All of a file in time order, in its own units, and how many samples later a label is known."""
+
+    part: RawPart
+    class_names: tuple[str, ...] | None
+    label_delay: int
 
 
 def read_csv(source: Source) -> RawSplit:
@@ -41,44 +58,83 @@ def read_csv(source: Source) -> RawSplit:
     The label is the column of the header `label`, else the last one. A window of w rows gives a sample
     [F, w] (w = 1: [F]) that bears the label of its last row; no window crosses from training to test.
     Features are standardised by mean and deviation of the training part.
-    Options: `window=1`, `stride=window`, `label=COLUMN`, `classes=a,b,c`, `test=0.2` (share held out).
+    Options: `window=1`, `stride=window`, `label=COLUMN`, `classes=a,b,c`, `test=0.2` (share held out);
+    `delay=N` is of streams (`read_csv_stream`) and changes nothing here.
 
     Raises:
         UserError: a row is ragged or holds something else than numbers, or there are too few rows.
     """
-    options = read_options(
-        source,
-        {"window": positive_int, "stride": positive_int, "label": str, "classes": names, "test": fraction},
-    )
+    options = read_options(source, {**_OPTIONS, "test": fraction, "delay": count})
     window = options.get("window", 1)
-    stride = options.get("stride", window)
-    rows = _read_rows(source.path, options.get("label"))
-    numbers = labels_of_names(rows.labels, options.get("classes"), str(source.path))
-    labels = np.array([numbers[name] for name in rows.labels], np.int64)
-    split = len(labels) - math.ceil(len(labels) * options.get("test", 0.2))
-    if min(split, len(labels) - split) < window:
+    series = _read_series(source.path, options)
+    num_rows = len(series.labels)
+    split = num_rows - math.ceil(num_rows * options.get("test", 0.2))
+    if min(split, num_rows - split) < window:
         raise UserError(
-            f"{source.path}: {len(labels)} rows leave less than one window of {window} rows for training or "
+            f"{source.path}: {num_rows} rows leave less than one window of {window} rows for training or "
             "test. Give more rows or a smaller ?window=."
         )
-    mean = rows.features[:split].mean(axis=0, dtype=np.float64)
-    deviation = rows.features[:split].std(axis=0, dtype=np.float64)
+    mean = series.features[:split].mean(axis=0, dtype=np.float64)
+    deviation = series.features[:split].std(axis=0, dtype=np.float64)
     deviation[deviation < 1e-12] = 1.0  # a constant column says nothing; leave it at 0
-    series = ((rows.features - mean) / deviation).astype(np.float32)
+    scaled = ((series.features - mean) / deviation).astype(np.float32)
+    return RawSplit(
+        _windows(scaled[:split], series.labels[:split], source.path, options),
+        _windows(scaled[split:], series.labels[split:], source.path, options),
+        class_names=series.class_names,
+    )
+
+
+def read_csv_stream(source: Source) -> CsvStream:
+    """Read rows of features and a label as they were measured, nothing held out and nothing scaled.
+
+    Options are those of `read_csv` but for `test`, and `delay=0` (own samples before a sample's label).
+
+    Raises:
+        UserError: as `read_csv`, or something is to be held out.
+    """
+    if "test" in source.options:
+        raise UserError(
+            f"{source.path}: data option test= makes no sense for a stream: each of its samples is predicted "
+            "before it is learned, so nothing is held out. Leave it out."
+        )
+    options = read_options(source, {**_OPTIONS, "delay": count})
+    series = _read_series(source.path, options)
+    window = options.get("window", 1)
+    if len(series.labels) < window:
+        raise UserError(
+            f"{source.path}: {len(series.labels)} rows are less than one window of {window} rows. "
+            "Give more rows or a smaller ?window=."
+        )
+    part = _windows(series.features, series.labels, source.path, options)
+    return CsvStream(part, series.class_names, options.get("delay", 0))
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a file is one of these, by its name."""
+    return path.name.lower().endswith((".csv", ".csv.gz"))
+
+
+def _read_series(path: Path, options: Mapping[str, Any]) -> _Series:
+    rows = _read_rows(path, options.get("label"))
     given = options.get("classes")
+    numbers = labels_of_names(rows.labels, given, str(path))
+    labels = np.array([numbers[name] for name in rows.labels], np.int64)
     in_order = tuple(sorted(numbers, key=lambda name: numbers[name]))
     class_names = None if given is None and all(name.isdecimal() for name in in_order) else in_order
+    return _Series(rows.features, labels, class_names)
 
-    def part(values: NDArray[np.float32], part_labels: NDArray[np.int64]) -> RawPart:
-        if window == 1:
-            return RawPart(values[::stride], part_labels[::stride], str(source.path))
-        # A view: overlapping windows share the memory of the series.
-        windows = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)[::stride]
-        return RawPart(windows, part_labels[window - 1 :: stride], str(source.path))
 
-    return RawSplit(
-        part(series[:split], labels[:split]), part(series[split:], labels[split:]), class_names=class_names
-    )
+def _windows(
+    values: NDArray[np.float32], labels: NDArray[np.int64], path: Path, options: Mapping[str, Any]
+) -> RawPart:
+    window = options.get("window", 1)
+    stride = options.get("stride", window)
+    if window == 1:
+        return RawPart(values[::stride], labels[::stride], str(path))
+    # A view: overlapping windows share the memory of the series.
+    windows = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)[::stride]
+    return RawPart(windows, labels[window - 1 :: stride], str(path))
 
 
 def _read_rows(path: Path, label: str | None) -> _Rows:
@@ -146,12 +202,16 @@ def _label_column(cells: list[str], label: str | None, path: Path, *, has_header
     return stripped.index(label or "label") if (label or "label") in stripped else len(cells) - 1
 
 
+def plain_label(text: str) -> str:
+    """A label in its plainest form: without blanks, and 1, 1.0 and 01 as one class."""
+    plain = text.strip()
+    return str(int(float(plain))) if _is_number(plain) and float(plain).is_integer() else plain
+
+
 def _label_text(cell: str, path: Path, line_number: int) -> str:
-    text = cell.strip()
+    text = plain_label(cell)
     if not text:
         raise UserError(f"{path}, line {line_number}: the label is empty. Fill it or remove the line.")
-    if _is_number(text) and float(text).is_integer():
-        return str(int(float(text)))  # 1, 1.0 and 01 are one class
     return text
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -136,17 +137,28 @@ def load_data(name_or_path: str, seed: int = 0) -> DataSplit:
     if name_or_path in SHIPPED:
         raw = idx.read_idx(Source(SHIPPED[name_or_path], seed))
         return _checked(raw, name_or_path)
-    source = _source(name_or_path, seed)
-    try:
+    source = source_of(name_or_path, seed)
+    with reading(source.path):
         raw = _adapter(source.path)(source)
+    return _checked(raw, name_or_path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say what is wrong where samples cannot be read.
+
+    Raises:
+        UserError: they do not fit into memory, or the system refuses.
+    """
+    try:
+        yield
     except MemoryError:
-        raise UserError(f"{source.path}: the data does not fit into memory. Use a part of it.") from None
+        raise UserError(f"{path}: the data does not fit into memory. Use a part of it.") from None
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise UserError(
-            f"{error.filename or source.path}: cannot be read: {reason}. Check that it is whole and readable."
+            f"{error.filename or path}: cannot be read: {reason}. Check that it is whole and readable."
         ) from error
-    return _checked(raw, name_or_path)
 
 
 def match(data: DataSplit, input_shape: tuple[int, ...], num_classes: int) -> DataSplit:
@@ -188,7 +200,7 @@ def fingerprint(name_or_path: str) -> str:
     """
     if name_or_path in SHIPPED:
         return name_or_path
-    path = _source(name_or_path, 0).path
+    path = source_of(name_or_path, 0).path
     digest = hashlib.blake2b(digest_size=16)
     for name, size, modified_ns in sorted(_files(path)):
         digest.update(f"{name}\0{size}\0{modified_ns}\n".encode("utf-8", "surrogateescape"))
@@ -210,7 +222,12 @@ def _files(path: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def _source(text: str, seed: int) -> Source:
+def source_of(text: str, seed: int) -> Source:
+    """Split what the user gave into a path that exists and options.
+
+    Raises:
+        UserError: there is no such file or folder, or the options are not written as options.
+    """
     path, options = _existing(text), ""
     if path is None and "?" in text:
         head, _, options = text.rpartition("?")
@@ -254,7 +271,7 @@ def _adapter(path: Path) -> Callable[[Source], RawSplit]:
     name = path.name.lower()
     if name.endswith(".npz"):
         return npz.read_npz
-    if name.endswith((".csv", ".csv.gz")):
+    if csv_windows.is_csv(path):
         return csv_windows.read_csv
     if idx.is_idx(path.name):
         return idx.read_idx
@@ -266,29 +283,48 @@ def _adapter(path: Path) -> Callable[[Source], RawSplit]:
 
 def _checked(raw: RawSplit, name: str) -> DataSplit:
     """Turn what an adapter read into a data set, or say what is wrong with it."""
-    train_labels, test_labels = _labels(raw.train), _labels(raw.test)
-    num_classes = int(max(train_labels.max(), test_labels.max())) + 1
-    if raw.class_names is not None:
-        num_classes = max(num_classes, len(raw.class_names))
-    if len(np.unique(train_labels)) < 2:
-        raise UserError(
-            f"{raw.train.where}: every sample has label {train_labels[0]}; there is nothing to tell apart. "
-            "Add samples of another class."
-        )
+    train_labels, test_labels = checked_labels(raw.train), checked_labels(raw.test)
+    num_classes = num_classes_of(raw.class_names, train_labels, test_labels)
+    check_unlike(train_labels, raw.train.where)
     if raw.train.samples.shape[1:] != raw.test.samples.shape[1:]:
         raise UserError(
             f"{raw.test.where}: test samples have shape {list(raw.test.samples.shape[1:])}, training samples "
             f"{list(raw.train.samples.shape[1:])}. Bring both to one shape."
         )
     return DataSplit(
-        _dataset(raw, raw.train, train_labels, num_classes),
-        _dataset(raw, raw.test, test_labels, num_classes),
+        dataset_of(raw.train, train_labels, num_classes, raw.scale, raw.offset),
+        dataset_of(raw.test, test_labels, num_classes, raw.scale, raw.offset),
         name,
         raw.class_names,
     )
 
 
-def _dataset(raw: RawSplit, part: RawPart, labels: NDArray[np.int64], num_classes: int) -> Dataset:
+def num_classes_of(class_names: tuple[str, ...] | None, *labels: NDArray[np.int64]) -> int:
+    """Number of classes: those with a name, and those that labels [N] show."""
+    return max(len(class_names or ()), *(int(part.max()) + 1 for part in labels))
+
+
+def check_unlike(labels: NDArray[np.int64], where: str) -> None:
+    """Refuse labels [N] that are all the same.
+
+    Raises:
+        UserError: they are.
+    """
+    if len(np.unique(labels)) < 2:
+        raise UserError(
+            f"{where}: every sample has label {labels[0]}; there is nothing to tell apart. "
+            "Add samples of another class."
+        )
+
+
+def dataset_of(
+    part: RawPart, labels: NDArray[np.int64], num_classes: int, scale: float = 1.0, offset: float = 0.0
+) -> Dataset:
+    """Make a data set of a part and its checked labels [N].
+
+    Raises:
+        UserError: the samples are no numbers, or not finite.
+    """
     samples = part.samples
     if samples.dtype.kind not in "fbui":
         raise UserError(f"{part.where}: samples are {samples.dtype}, not numbers. Convert them to float32.")
@@ -297,12 +333,17 @@ def _dataset(raw: RawSplit, part: RawPart, labels: NDArray[np.int64], num_classe
             samples = samples.astype(np.float32)
     owner = None if part.owner is None else part.owner.astype(np.int64)
     try:
-        return Dataset(samples, labels, num_classes, raw.scale, raw.offset, owner)
+        return Dataset(samples, labels, num_classes, scale, offset, owner)
     except ValueError as error:
         raise UserError(f"{part.where}: {error}. Correct the file or leave these samples out.") from None
 
 
-def _labels(part: RawPart) -> NDArray[np.int64]:
+def checked_labels(part: RawPart) -> NDArray[np.int64]:
+    """The labels of a part, [N].
+
+    Raises:
+        UserError: there are none, or they are no class numbers.
+    """
     if len(part.samples) == 0 or len(part.labels) == 0:
         raise UserError(f"{part.where}: holds no samples. Both a training and a test part need some.")
     if part.labels.ndim != 1:

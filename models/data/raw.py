@@ -71,19 +71,35 @@ def read_options(source: Source, known: Mapping[str, Callable[[str], Any]]) -> d
     Raises:
         UserError: an option is unknown or its value cannot be used.
     """
+    return convert_options(source.options, known, str(source.path))
+
+
+def convert_options(
+    options: Mapping[str, str], known: Mapping[str, Callable[[str], Any]], where: str
+) -> dict[str, Any]:
+    """Check and convert options.
+
+    Args:
+        options: as the user wrote them.
+        known: what converts each, or raises ValueError with what to give instead.
+        where: whose options they are, for error messages.
+
+    Raises:
+        UserError: an option is unknown or its value cannot be used.
+    """
     read: dict[str, Any] = {}
-    for key, text in source.options.items():
+    for key, text in options.items():
         if key not in known:
             nearest = get_close_matches(key, known, n=1)
             raise UserError(
-                f"{source.path}: unknown data option '{key}'"
+                f"{where}: unknown data option '{key}'"
                 + (f", did you mean '{nearest[0]}'?" if nearest else "")
                 + (f" This kind of data knows: {', '.join(known)}." if known else " It takes no options.")
             )
         try:
             read[key] = known[key](text)
         except ValueError as error:
-            raise UserError(f"{source.path}: data option {key}={text}: {error}") from None
+            raise UserError(f"{where}: data option {key}={text}: {error}") from None
     return read
 
 
@@ -91,6 +107,13 @@ def positive_int(text: str) -> int:
     """Convert an option to an integer of 1 or more."""
     if not text.isdecimal() or not 1 <= int(text[:12]) <= 10**9:
         raise ValueError("give a whole number from 1 to 1000000000")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Convert an option to an integer of 0 or more."""
+    if not text.isdecimal() or len(text) > 10 or int(text) > 10**9:
+        raise ValueError("give a whole number from 0 to 1000000000")
     return int(text)
 
 

@@ -25,6 +25,7 @@ class AgeRecord:
         last_s: when it last did. age_s: its age then.
         area: of the age from `first_s` to `last_s`, in s^2.
         peak_sum_s: of the ages just before newer content arrived. num_peaks: of them.
+        arrived_sum_s: of the ages on arrival, of num_peaks + 1 contents.
     """
 
     first_s: float | None = None
@@ -33,6 +34,7 @@ class AgeRecord:
     area: float = 0.0
     peak_sum_s: float = 0.0
     num_peaks: int = 0
+    arrived_sum_s: float = 0.0
 
 
 def after_arrival(record: AgeRecord, arrival_s: float, age_s: float) -> AgeRecord:
@@ -49,7 +51,7 @@ def after_arrival(record: AgeRecord, arrival_s: float, age_s: float) -> AgeRecor
     if age_s < 0:
         raise ValueError(f"content that is {age_s} s old is not there yet")
     if record.first_s is None:
-        return AgeRecord(first_s=arrival_s, last_s=arrival_s, age_s=age_s)
+        return AgeRecord(first_s=arrival_s, last_s=arrival_s, age_s=age_s, arrived_sum_s=age_s)
     peak_s = age_now_s(record, arrival_s)
     if age_s >= peak_s:
         return record
@@ -60,6 +62,7 @@ def after_arrival(record: AgeRecord, arrival_s: float, age_s: float) -> AgeRecor
         area=record.area + _area(record, arrival_s),
         peak_sum_s=record.peak_sum_s + peak_s,
         num_peaks=record.num_peaks + 1,
+        arrived_sum_s=record.arrived_sum_s + age_s,
     )
 
 

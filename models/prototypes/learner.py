@@ -117,6 +117,10 @@ class PrototypeLearner:
         if self._memory.now < _UNSETTLED or self._memory.now % _RENEWAL == 0:
             self._renew_metrics()
 
+    def prototypes(self) -> PrototypeSet:
+        """The own samples that are kept; none of what peers sent."""
+        return self._memory.own()
+
     # ------------------------------------------------------------ peers
 
     def receive(self, peer: str, prototypes: PrototypeSet) -> None:

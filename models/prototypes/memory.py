@@ -97,6 +97,13 @@ class Memory:
         """Own samples since each prototype was young: float64 [num_pool]."""
         return self.now - self._born[self._pool - self.num_pool :]
 
+    def own(self) -> PrototypeSet:
+        """The own samples kept, in no order."""
+        rows = slice(self._pool, self._pool + self.num_own)
+        labels = self._votes[rows].argmax(axis=1).astype(np.int64)
+        ages = self.ages_round[self.places].astype(np.float32)
+        return PrototypeSet(self._vectors[rows].copy(), labels, np.ones(self.num_own, np.float32), ages)
+
     def distances(self, x: Array, metrics: Array) -> Array:
         """Squared distances from prototypes, then own samples.
 

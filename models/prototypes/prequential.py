@@ -6,10 +6,14 @@ References:
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+RECENT = 500
+"""Predictions that `recent_accuracy` is of."""
 
 
 @dataclass
@@ -22,6 +26,7 @@ class Prequential:
 
     num_classes: int
     counts: NDArray[np.int64] = field(init=False)
+    _recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def __post_init__(self) -> None:
         self.counts = np.zeros((self.num_classes, self.num_classes), np.int64)
@@ -29,6 +34,12 @@ class Prequential:
     def add(self, true: int, predicted: int) -> None:
         """One sample whose label has come."""
         self.counts[true, predicted] += 1
+        self._recent.append(true == predicted)
+
+    @property
+    def recent_accuracy(self) -> float | None:
+        """Share of right predictions among the latest; None before the first."""
+        return sum(self._recent) / len(self._recent) if self._recent else None
 
 
 def accuracy(counts: NDArray[np.int64]) -> float | None:

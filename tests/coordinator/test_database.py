@@ -269,19 +269,20 @@ def test_an_older_schema_is_migrated_step_by_step(store, path, monkeypatch):
     assert steps == [1, 2]
 
 
-def test_the_first_schema_gets_a_place_for_exchanges_and_lateness(running, path):
+def test_the_first_schema_gets_a_place_for_exchanges_lateness_and_streams(running, path):
     running.close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("ALTER TABLE outcomes DROP COLUMN peers")
         connection.execute("ALTER TABLE outcomes DROP COLUMN staleness")
+        connection.execute("ALTER TABLE outcomes DROP COLUMN stream")
         connection.execute("UPDATE edgetide_schema SET version = 1")
         connection.commit()
     told = {"round": 3, "step": 30}
     with reopened(path) as store:
         store.record_outcome("run-1", Outcome(update=UpdateId("board-1", 1, 1), peers=told, staleness=2))
-        store.record_outcome("run-1", Outcome(update=UpdateId("board-1", 1, 2)))
-        kept = [(outcome.peers, outcome.staleness) for outcome in store.outcomes("run-1")]
-        assert kept == [(told, 2), (None, None)]
+        store.record_outcome("run-1", Outcome(update=UpdateId("board-1", 1, 2), stream=told))
+        kept = [(outcome.peers, outcome.staleness, outcome.stream) for outcome in store.outcomes("run-1")]
+        assert kept == [(told, 2, None), (None, None, told)]
 
 
 def test_somebody_elses_database_is_not_written_to(path):

@@ -116,3 +116,19 @@ def test_data_that_was_removed_is_an_error_and_the_samples_stay_as_they_were(fil
 def test_data_that_does_not_exist_is_an_error_that_names_it(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         LocalData(DataConfig(source=str(tmp_path / "nowhere.npz")))
+
+
+def test_a_live_source_has_no_samples_yet_and_never_changes():
+    data = LocalData(DataConfig(source="mqtt:plant/{device}?features=6&classes=a,b,c", shard=(1, 4)))
+    assert (len(data.dataset), data.dataset.shape, data.dataset.num_classes) == (0, (6,), 3)
+    assert data.live is not None
+    assert not data.refresh()
+
+
+def test_stored_data_is_no_live_source(file):
+    assert LocalData(DataConfig(source=str(file))).live is None
+
+
+def test_a_wrong_live_source_is_an_error_that_says_what_is_missing():
+    with pytest.raises(UserError, match="features= is missing"):
+        LocalData(DataConfig(source="mqtt:plant?classes=a,b"))

@@ -64,6 +64,9 @@ class FakeJobs:
     def cpu_share_fraction(self):
         return 0.25
 
+    def pause(self):
+        return None
+
 
 class Board:
     """An agent's node on the memory bus, and the ear of a coordinator that a test plays."""

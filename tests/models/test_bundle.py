@@ -125,7 +125,7 @@ def test_what_a_newer_peer_adds_is_ignored():
 
 
 HOSTILE = {
-    "another schema": (("schema",), 99, "schema 99, this version reads 4"),
+    "another schema": (("schema",), 99, "schema 99, this version reads 5"),
     "an unknown operator": (("graph", "nodes", 1, "op"), "Exec", "graph is refused: .*Exec"),
     "a width plan of another graph": (
         ("plan", "groups", 0, "num_channels"),

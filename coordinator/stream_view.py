@@ -1,0 +1,271 @@
+"""What is seen of learning from streams: a pure fold over the reports of devices.
+
+Every prediction was made before its label was known (prequential), so accuracy and F1 need no held-out data.
+Whatever devices report, the state stays bounded: in windows, devices, pairs and drifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_agent.wire.messages import DriftSeen, PairAge, StreamReport
+from models.prototypes.prequential import accuracy, f1_scores
+
+MAX_WINDOWS = 2000
+"""The oldest go."""
+MAX_DEVICES = 4096
+"""What is said of further ones is left out."""
+MAX_DRIFTS = 20
+"""Of a device, the latest."""
+MAX_SHOWN_PAIRS = 2500
+"""In one view, so that the page of a large fleet stays light."""
+
+Counts = NDArray[np.int64]
+
+
+class ToldOfStream(NamedTuple):
+    """What a device told of its stream with one of its updates.
+
+    Attributes:
+        device, window: who, of which window. report: what.
+    """
+
+    device: str
+    window: int
+    report: StreamReport
+
+
+@dataclass(frozen=True)
+class DeviceStream:
+    """What a device told so far.
+
+    Attributes:
+        counts: int64 [C, C], samples by true class, then predicted one. recent: of the last report alone.
+        seen: samples of the stream. is_over: no more will come.
+        told, heard, repeats, unread, missed, bytes_sent, bytes_received: as in StreamReport, of all reports.
+        drifts: the latest. ages: by neighbour.
+    """
+
+    counts: Counts
+    recent: Counts
+    seen: int = 0
+    is_over: bool = False
+    told: int = 0
+    heard: int = 0
+    repeats: int = 0
+    unread: int = 0
+    missed: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    drifts: tuple[DriftSeen, ...] = ()
+    ages: Mapping[str, PairAge] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StreamWindow:
+    """What the reports of one window say together.
+
+    Attributes:
+        number: of the window, from 1. at_s: when it was closed.
+        num_devices: that reported. num_samples: whose labels came. accuracy, f1: of them, None without any.
+    """
+
+    number: int
+    at_s: float
+    num_devices: int
+    num_samples: int
+    accuracy: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class StreamView:
+    """All that is known of the streams of a run.
+
+    Attributes:
+        windows: oldest first. devices: by id.
+    """
+
+    windows: tuple[StreamWindow, ...] = ()
+    devices: Mapping[str, DeviceStream] = field(default_factory=dict)
+
+
+def fold_report(view: StreamView | None, device: str, report: StreamReport) -> StreamView:
+    """The view after a device reported; what contradicts its earlier reports is left out."""
+    before = view or StreamView()
+    counts = counts_of(report)
+    known = before.devices.get(device)
+    if counts is None or (known is None and len(before.devices) >= MAX_DEVICES):
+        return before
+    if known is None:
+        known = DeviceStream(np.zeros_like(counts), counts)
+    if known.counts.shape != counts.shape:
+        return before
+    totals = {
+        name: getattr(known, name) + getattr(report, name)
+        for name in ("told", "heard", "repeats", "unread", "missed", "bytes_sent", "bytes_received")
+    }
+    after = replace(
+        known,
+        counts=known.counts + counts,
+        recent=counts,
+        seen=max(known.seen, report.seen),
+        is_over=report.is_over,
+        drifts=(*known.drifts, *report.drifts)[-MAX_DRIFTS:],
+        ages=report.ages,
+        **totals,
+    )
+    return replace(before, devices={**before.devices, device: after})
+
+
+def fold_window(
+    view: StreamView | None, number: int, at_s: float, reports: Sequence[tuple[str, StreamReport]]
+) -> StreamView:
+    """The view after a window was closed.
+
+    Args:
+        view: before it; None: nothing yet.
+        number: of the window.
+        at_s: now.
+        reports: (device, what it said) that came in time.
+    """
+    folded = view or StreamView()
+    for device, report in reports:
+        folded = fold_report(folded, device, report)
+    counts = summed(report for _, report in reports)
+    window = StreamWindow(
+        number,
+        at_s,
+        len(reports),
+        0 if counts is None else int(counts.sum()),
+        None if counts is None else accuracy(counts),
+        None if counts is None else mean_f1(counts),
+    )
+    return replace(folded, windows=(*folded.windows, window)[-MAX_WINDOWS:])
+
+
+def fold_run(
+    told: Iterable[ToldOfStream], in_time: Iterable[ToldOfStream], closed_s: Mapping[int, float]
+) -> StreamView:
+    """The view of a whole run.
+
+    Args:
+        told: what came too late for its window.
+        in_time: the other reports.
+        closed_s: when each window was closed.
+    """
+    view, windows = StreamView(), dict[int, list[tuple[str, StreamReport]]]()
+    for one in told:
+        view = fold_report(view, one.device, one.report)
+    for one in in_time:
+        windows.setdefault(one.window, []).append((one.device, one.report))
+    for number, reports in sorted(windows.items()):
+        view = fold_window(view, number, closed_s.get(number, 0.0), reports)
+    return view
+
+
+def counts_of(report: StreamReport) -> Counts | None:
+    """int64 [C, C]; None where it is no square."""
+    num_classes = int(np.sqrt(len(report.counts)))
+    if num_classes < 1 or num_classes**2 != len(report.counts):
+        return None
+    return np.array(report.counts, np.int64).reshape(num_classes, num_classes)
+
+
+def summed(reports: Iterable[StreamReport]) -> Counts | None:
+    """The counts of all; None where there are none, or they are of different classes."""
+    found = [counts for report in reports if (counts := counts_of(report)) is not None]
+    if not found or len({counts.shape for counts in found}) > 1:
+        return None
+    return np.sum(found, axis=0)
+
+
+def mean_f1(counts: Counts) -> float | None:
+    """F1, the mean over the classes that are there or were predicted; None without samples."""
+    occur = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    return float(f1_scores(counts)[occur].mean()) if occur.any() else None
+
+
+def to_json(view: StreamView, now_s: float | None = None) -> dict[str, Any]:
+    """The view as JSON-ready data.
+
+    Args:
+        view: what to show.
+        now_s: shows windows by their age, on the clock of `at_s`; None: by their time.
+
+    Returns:
+        Of the whole run `accuracy`, `f1`, `f1_by_class`, `samples` and bytes for each of them; `windows`;
+        `devices`, each with its own; `ages`: of the pairs that heard most: [device, neighbour, updates, mean
+        age, mean peak, age by the formula], in seconds.
+    """
+    counts = _total(view)
+    num_samples = 0 if counts is None else int(counts.sum())
+    devices = view.devices.values()
+    pairs = [
+        [device, other, age.updates, age.mean_s, age.peak_s, age.expected_s]
+        for device, stream in sorted(view.devices.items())
+        for other, age in sorted(stream.ages.items())
+    ]
+    shown = sorted(pairs, key=lambda pair: -int(pair[2] or 0))[:MAX_SHOWN_PAIRS]
+    return {
+        "accuracy": None if counts is None else _rounded(accuracy(counts)),
+        "f1": None if counts is None else _rounded(mean_f1(counts)),
+        "f1_by_class": [] if counts is None else [round(float(one), 4) for one in f1_scores(counts)],
+        "samples": num_samples,
+        "sent_bytes_per_sample": _per_sample(sum(one.bytes_sent for one in devices), num_samples),
+        "received_bytes_per_sample": _per_sample(sum(one.bytes_received for one in devices), num_samples),
+        "windows": [
+            {
+                "window": one.number,
+                **({"at_s": round(one.at_s, 3)} if now_s is None else {"ago_s": round(now_s - one.at_s, 1)}),
+                "devices": one.num_devices,
+                "samples": one.num_samples,
+                "accuracy": _rounded(one.accuracy),
+                "f1": _rounded(one.f1),
+            }
+            for one in view.windows
+        ],
+        "devices": [_device_json(device, stream) for device, stream in sorted(view.devices.items())],
+        "ages": sorted(shown, key=lambda pair: (str(pair[0]), str(pair[1]))),
+    }
+
+
+def _total(view: StreamView) -> Counts | None:
+    found = [stream.counts for stream in view.devices.values()]
+    if not found or len({counts.shape for counts in found}) > 1:
+        return None
+    return np.sum(found, axis=0)
+
+
+def _device_json(device: str, stream: DeviceStream) -> dict[str, Any]:
+    num_samples = int(stream.counts.sum())
+    return {
+        "device": device,
+        "seen": stream.seen,
+        "is_over": stream.is_over,
+        "labelled": num_samples,
+        "accuracy": _rounded(accuracy(stream.counts)),
+        "f1": _rounded(mean_f1(stream.counts)),
+        "recent_accuracy": _rounded(accuracy(stream.recent)),
+        "told": stream.told,
+        "heard": stream.heard,
+        "repeats": stream.repeats,
+        "unread": stream.unread,
+        "missed": stream.missed,
+        "bytes_sent": stream.bytes_sent,
+        "bytes_received": stream.bytes_received,
+        "drifts": [[drift.sample, drift.before, drift.after] for drift in stream.drifts],
+    }
+
+
+def _per_sample(num_bytes: int, num_samples: int) -> float | None:
+    return round(num_bytes / num_samples, 2) if num_samples else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

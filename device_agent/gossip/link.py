@@ -1,0 +1,157 @@
+"""A gossip run's way out of the core and in: whispers between neighbours, and the device's own stream.
+
+A device tells on `<itself>/peer/all` or `<itself>/peer/<neighbour>`, at quality of service 0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from device_agent.agent import AgentCore
+from device_agent.effects import Effect, OpenStream, Overhear
+from device_agent.gossip.telling import ALL, Tell
+from device_agent.loop import Timers
+from device_agent.streams.stream import Sample, Stream
+from device_agent.wire.topics import device_topic, parse_topic
+from device_agent.wire.whispers import decode_whisper, encode_whisper
+from firmware_profiles.errors import EdgetideError, UserError
+from firmware_profiles.resources import Pause
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""How often it is looked whether the device may learn."""
+
+Streams = Callable[[OpenStream], Stream]
+"""Makes a device's stream.
+
+Raises:
+    EdgetideError: it has none that can be used.
+"""
+
+
+def no_stream(_effect: OpenStream) -> Stream:
+    """Of a device without one.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError("this device has no stream to learn from")
+
+
+class GossipLink:
+    """A device's link to its stream and, in a gossip run, to its neighbours.
+
+    Args:
+        fleet: its name. core: whose session learns and tells.
+        timers: of the node; the key "stream/leave" is taken.
+        publish: (topic, payload), at quality of service 0.
+        listen: subscribes to a topic; what comes there reaches `received`, on the node's thread.
+        streams: makes the device's stream.
+        pause: why the device may not learn at this moment, None: it may.
+        perform: carries out what the core answers.
+    """
+
+    def __init__(
+        self,
+        *,
+        fleet: str,
+        core: AgentCore,
+        timers: Timers,
+        publish: Callable[[str, bytes], None],
+        listen: Callable[[str], None],
+        streams: Streams,
+        pause: Callable[[], Pause | None],
+        perform: Callable[[Sequence[Effect]], None],
+    ) -> None:
+        self._fleet, self._device, self._core = fleet, core.hello.device, core
+        self._timers, self._publish, self._listen = timers, publish, listen
+        self._streams, self._pause, self._perform = streams, pause, perform
+        self._heard: set[str] = set()
+        self._stream: Stream | None = None
+        self._num_missed = 0
+
+    # ------------------------------------------------------------ neighbours
+
+    def overhear(self, effect: Overhear) -> None:
+        """Hear these, too; what those heard before say is looked at by the session."""
+        for neighbour in effect.neighbours:
+            for to in (ALL, self._device):
+                topic = device_topic(self._fleet, neighbour, f"peer/{to}")
+                if topic not in self._heard:
+                    self._heard.add(topic)
+                    self._listen(topic)
+
+    def tell(self, tell: Tell) -> None:
+        """Say something, which may be lost."""
+        payload = encode_whisper(tell.whisper)
+        if (run := self._core.gossip) is not None:
+            run.tally.told += 1
+            run.tally.bytes_sent += len(payload)
+        self._publish(device_topic(self._fleet, self._device, f"peer/{tell.to}"), payload)
+
+    def hears(self, topic: str) -> bool:
+        """Whether what comes here is a whisper."""
+        return self._core.gossip is not None and topic in self._heard
+
+    def received(self, topic: str, payload: bytes) -> None:
+        """A neighbour told something.
+
+        Raises:
+            PeerError: it cannot be trusted or used.
+        """
+        run = self._core.gossip
+        if run is None:
+            return
+        run.tally.bytes_received += len(payload)
+        _, sender, _ = parse_topic(topic)
+        self._perform(run.on_whisper(self._timers.now_s(), sender, decode_whisper(payload, topic)))
+
+    # ------------------------------------------------------------ the stream
+
+    def open_stream(self, effect: OpenStream) -> None:
+        """Bring the device's samples to the session; where there are none, the order is declined."""
+        self.close_stream()
+        try:
+            self._stream = stream = self._streams(effect)
+            stream.start(lambda samples: self._came(stream, samples), lambda: self._ended(stream))
+        except EdgetideError as error:
+            self._stream = None
+            self._perform(self._core.on_session_failed(str(error)))
+            return
+        self._num_missed = 0
+        self._look()
+
+    def close_stream(self) -> None:
+        """No more samples are wanted."""
+        if self._stream is not None:
+            self._stream.stop()
+            self._stream = None
+            self._timers.cancel_timer("stream/leave")
+
+    def _came(self, stream: Stream, samples: Sequence[Sample]) -> None:
+        run = self._core.gossip
+        if stream is self._stream and run is not None:
+            self._perform(run.on_samples(self._timers.now_s(), samples, stream.num_left))
+
+    def _ended(self, stream: Stream) -> None:
+        run = self._core.gossip
+        if stream is self._stream and run is not None:
+            self._perform(run.on_ended(self._timers.now_s()))
+
+    def _look(self) -> None:
+        """Hold the stream where the device may not learn; count what was missed."""
+        stream, run = self._stream, self._core.gossip
+        if stream is None or run is None:
+            return
+        pause = self._pause()
+        if pause is None:
+            stream.go_on()
+            self._perform(self._core.on_learning())
+        else:
+            stream.hold()
+            self._perform(self._core.on_paused(pause))
+        run.tally.missed += stream.num_missed - self._num_missed
+        self._num_missed = stream.num_missed
+        self._timers.set_timer("stream/leave", LOOK_S, self._look)

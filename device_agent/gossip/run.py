@@ -1,0 +1,281 @@
+"""A device's part of a gossip run: it feeds a session with its stream, and reports window by window.
+
+::
+
+    begin ──▶ the stream is opened where an earlier life of the agent left it
+    samples and labels ──▶ the session learns and tells
+    enough of them for the window, or its time is over ──▶ what was learned is kept, then reported
+
+Without a coordinator it goes on. What is kept is written before the report: killed between the two, the
+device's counts of a window are missing, and none is there twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_agent.effects import (
+    CancelTimer,
+    CloseStream,
+    Effect,
+    KeepLearned,
+    Note,
+    OpenStream,
+    Overhear,
+    SetTimer,
+)
+from device_agent.gossip.session import GossipSession
+from device_agent.gossip.tally import Tally, pair_ages
+from device_agent.gossip.telling import Tell
+from device_agent.orders import OrderInHand
+from device_agent.streams.stream import Sample
+from device_agent.telemetry import Learned
+from device_agent.wire.codec import refer
+from device_agent.wire.messages import Order, Update
+from device_agent.wire.whispers import Whisper
+from firmware_profiles.errors import PeerError
+from models.bundle import Bundle
+from models.prototypes import saved
+from models.prototypes.classifier import NUM_PLACES
+from models.prototypes.clustering import by_means
+from models.prototypes.packing import pack
+from models.prototypes.units import units_for
+from models.subnet import Array
+
+REPORT = "session/report"
+
+POSITION = "position"
+"""Of the arrays kept: samples of the stream that were learned."""
+
+
+class GossipRun:
+    """Decides; the driver does. Made when the first order of a run is complete.
+
+    Args:
+        device: its id. boot_epoch: of this life.
+        in_hand: the order. bundle: decoded; its settings have `gossip`.
+        learned: the arrays of `KeepLearned` of an earlier life in this run; None: there was none.
+
+    Attributes:
+        session: predicts, learns and tells. tally: since the last report.
+        bundle: of the newest order. seen: samples of the stream in this run.
+
+    Raises:
+        PeerError: order and bundle are not of a gossip run, or the settings do not suit the samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str,
+        boot_epoch: int,
+        in_hand: OrderInHand,
+        bundle: Bundle,
+        learned: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> None:
+        settings, order = bundle.settings.gossip, in_hand.order
+        if settings is None or order.peering is None:
+            raise PeerError("an order to learn from a stream has a bundle or an order without its settings")
+        self.settings, self.bundle, self.run = settings, bundle, in_hand.run
+        self._shape, self._num_classes = bundle.graph.input_shape, bundle.graph.num_classes
+        try:
+            self.session = GossipSession(
+                device=device,
+                boot_epoch=boot_epoch,
+                run=in_hand.run,
+                settings=settings,
+                num_features=int(np.prod(self._shape)),
+                num_classes=self._num_classes,
+                seed=order.seed,
+            )
+        except ValueError as error:
+            raise PeerError(f"a gossip run cannot begin: {error}") from error
+        self.tally = Tally()
+        self._counted = self.session.prequential.counts.copy()
+        self.seen, self.num_left = 0, None
+        self._is_over = False
+        self._restored = "" if learned is None else self._restore(learned)
+        self._in_hand = in_hand
+        self._owed: OrderInHand | None = in_hand
+        self._meet(in_hand)
+
+    @property
+    def bundle_digest(self) -> str:
+        """Of the newest order's bundle."""
+        return self._in_hand.order.bundle.digest
+
+    def learned(self) -> Learned:
+        """How far it is."""
+        num_all = 0 if self.num_left is None else self.seen + self.num_left
+        return Learned(self.seen, num_all, self.session.prequential.recent_accuracy)
+
+    # ------------------------------------------------------------ orders
+
+    def begin(self) -> list[Effect]:
+        """The session is made."""
+        settings = self.settings
+        effects: list[Effect] = [
+            Overhear(self.session.neighbours),
+            OpenStream(self.seen, settings.passes, settings.sample_s),
+            SetTimer(REPORT, 0.0),
+        ]
+        if self._restored:
+            effects.append(Note("learned before", details={"samples": self.seen, "reason": self._restored}))
+        return effects
+
+    def end(self) -> list[Effect]:
+        """The run is over, or another one begins."""
+        return [CancelTimer(REPORT), CloseStream()]
+
+    def takes(self, run: str, order: Order) -> bool:
+        """Whether an order may belong to this session, which then goes on until its bundle is here."""
+        return run == self.run and order.peering is not None
+
+    def fits(self, bundle: Bundle) -> bool:
+        """Whether a later order's bundle is this session's."""
+        return bundle.settings.gossip == self.settings and bundle.graph == self.bundle.graph
+
+    def on_order(
+        self, in_hand: OrderInHand, bundle: Bundle, content: bytes, weights: Mapping[str, Array]
+    ) -> list[Effect]:
+        """A later order of the run: other neighbours perhaps, and the next report."""
+        del content, weights
+        self._in_hand = self._owed = in_hand
+        self.bundle = bundle
+        self._meet(in_hand)
+        return [Overhear(self.session.neighbours), SetTimer(REPORT, 0.0)]
+
+    def on_timer(self, now_s: float, key: str) -> list[Effect]:
+        """A timer is due: it may be time to report."""
+        del key
+        effects = self._report_if_due(now_s)
+        if self._owed is not None:
+            effects.append(SetTimer(REPORT, max(0.0, self._owed.deadline_at_s - now_s)))
+        return effects
+
+    # ------------------------------------------------------------ the stream
+
+    def on_samples(self, now_s: float, samples: Sequence[Sample], num_left: int | None) -> list[Effect]:
+        """Samples and labels came, in this order.
+
+        Args:
+            now_s: seconds of the driver's clock.
+            samples: of the device's stream.
+            num_left: to come after them; None: nobody knows.
+        """
+        self.num_left = num_left
+        effects: list[Effect] = []
+        for sample in samples:
+            effects += self._on_sample(now_s, sample)
+        return [*effects, *self._report_if_due(now_s)]
+
+    def on_missed(self, num: int) -> list[Effect]:
+        """So many samples came that could not be learned."""
+        self.tally.missed += num
+        return []
+
+    def on_ended(self, now_s: float) -> list[Effect]:
+        """No more will come."""
+        self._is_over, self.num_left = True, 0
+        note = Note("stream is over", details={"samples": self.seen})
+        return [note, *self._report_if_due(now_s)]
+
+    def _on_sample(self, now_s: float, sample: Sample) -> list[Tell]:
+        try:
+            if sample.vector is not None:
+                self.seen += 1
+                self.session.on_sample(sample.number, sample.vector.reshape(-1), now_s)
+            if sample.label is None:
+                return []
+            num_drifts = self.session.num_drifts
+            tells = self.session.on_label(sample.number, sample.label, now_s)
+        except ValueError:
+            self.tally.missed += 1
+            return []
+        if self.session.num_drifts > num_drifts:
+            self.tally.drifted(self.seen, self.session.drifts[-1])
+        return tells
+
+    # ------------------------------------------------------------ neighbours
+
+    def _meet(self, in_hand: OrderInHand) -> None:
+        assert in_hand.order.peering is not None
+        self.session.meet([one.device for one in in_hand.order.peering.neighbours])
+
+    def on_whisper(self, now_s: float, sender: str, whisper: Whisper) -> list[Tell]:
+        """A neighbour told something.
+
+        Raises:
+            PeerError: it is of another run, of a stranger, or cannot be used.
+        """
+        self.tally.heard += 1
+        session = self.session
+        num_repeats, num_unread = session.num_repeats, session.num_unread
+        tells = session.on_whisper(now_s, sender, whisper)
+        self.tally.repeats += session.num_repeats - num_repeats
+        self.tally.unread += session.num_unread - num_unread
+        return tells
+
+    # ------------------------------------------------------------ reports
+
+    def _report_if_due(self, now_s: float) -> list[Effect]:
+        owed = self._owed
+        if owed is None or not (self._is_over or now_s >= owed.deadline_at_s or self._is_far_enough(owed)):
+            return []
+        self._owed = None
+        content = self._prototypes()
+        all_counts = self.session.prequential.counts
+        counts, self._counted = all_counts - self._counted, all_counts.copy()
+        num_samples = int(counts.sum())
+        ages = pair_ages(self.session.ages, now_s)
+        update = Update(
+            order=owed.order.order,
+            round=owed.order.round,
+            num_samples=num_samples,
+            vectors=(),
+            step_vectors=(),
+            seed=owed.order.seed,
+            delta=refer(content),
+            macs=0,
+            loss_sum=float(num_samples - np.trace(counts)),
+            busy_s=0.0,
+            wall_s=0.0,
+            stream=self.tally.report(self.seen, counts, ages, is_over=self._is_over),
+        )
+        self.tally = Tally()
+        details = {"order": update.order, "round": update.round, "samples": self.seen}
+        kept = {**self.session.learner.state(), POSITION: np.array([self.seen], np.int64)}
+        return [
+            KeepLearned(self.run, kept),
+            owed.report(update, content),
+            Note("window reported", details=details),
+        ]
+
+    def _is_far_enough(self, owed: OrderInHand) -> bool:
+        """Whether the samples of the order's window are learned."""
+        if self.num_left is None:
+            return False
+        num_windows = self.settings.windows * self.settings.passes
+        num_all = self.seen + self.num_left
+        return self.seen * num_windows >= num_all * min(owed.order.round, num_windows)
+
+    def _prototypes(self) -> bytes:
+        """The own ones, for a model of the whole fleet; of many their clusters."""
+        own = self.session.learner.prototypes()
+        if len(own) > NUM_PLACES:
+            own = by_means(own, NUM_PLACES, seed=0)
+        return pack(own, self._num_classes, units=units_for(own) if len(own) else None, with_ages=False)
+
+    def _restore(self, learned: Mapping[str, NDArray[np.generic]]) -> str:
+        """Go on from what was kept; what became of it."""
+        try:
+            saved.check({POSITION: np.zeros(1, np.int64)}, learned)
+            saved.check_range(learned, POSITION, 0, 2**53)
+            self.session.learner.restore({name: one for name, one in learned.items() if name != POSITION})
+        except ValueError as error:
+            return f"cannot be used: {error}"
+        self.seen = int(learned[POSITION][0])
+        return "restored"

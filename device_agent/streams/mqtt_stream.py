@@ -1,0 +1,105 @@
+"""A live stream from an MQTT topic of the broker that the fleet uses too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from device_agent.streams.intake import Intake
+from device_agent.streams.stream import Deliver
+from device_agent.wire.topics import ROOT
+from firmware_profiles.errors import UserError
+from models.data.live import DEVICE, LiveSource
+
+Subscribe = Callable[[str, Callable[[str, bytes], None]], None]
+"""Has a callback called with (topic, payload), on the node's thread, for each message a filter matches."""
+
+
+def filled_in(source: LiveSource, device: str) -> str:
+    """The topic of a device: {device} is its id."""
+    return source.target.replace(DEVICE, device)
+
+
+def check_filter(topic: str) -> str:
+    """Return the topic or filter if a stream may subscribe to it.
+
+    Raises:
+        UserError: it is no MQTT filter, or matches topics of the fleet.
+    """
+    levels = topic.split("/")
+    if not 0 < len(topic.encode("utf-8", "replace")) < 2**16 or "\0" in topic:
+        raise UserError(f"topic {topic[:80]!r} is empty, too long or has a null character. Give another.")
+    if any("+" in level and level != "+" for level in levels) or any(
+        "#" in level and (level != "#" or index < len(levels) - 1) for index, level in enumerate(levels)
+    ):
+        raise UserError(f"topic '{topic}': + stands for a whole level, # for the last ones. Correct it.")
+    if levels[0] == "$share":
+        raise UserError(f"topic '{topic}': subscriptions cannot be shared. Give the topic behind the group.")
+    if _covers_the_fleet(levels):
+        raise UserError(
+            f"topic '{topic}' takes in topics below {ROOT}/, which are the fleet's own. "
+            "Publish samples elsewhere, such as plant/{device}."
+        )
+    return topic
+
+
+class MqttStream:
+    """Delivers each message as it comes.
+
+    Args:
+        source: says what a payload looks like.
+        topic: to subscribe to, {device} filled in.
+        subscribe: of the bus.
+        first_number: of the first sample; in a later life, one that was not used.
+
+    Raises:
+        UserError: the topic cannot be subscribed to, or is the fleet's.
+    """
+
+    num_left = None
+
+    def __init__(
+        self, source: LiveSource, topic: str, subscribe: Subscribe, *, first_number: int = 0
+    ) -> None:
+        self._topic = check_filter(topic)
+        self._subscribe = subscribe
+        self._intake = Intake(source, f"topic {topic}", first_number)
+        self._running = False
+
+    @property
+    def num_missed(self) -> int:
+        """Messages that came while it was held, or could not be read."""
+        return self._intake.num_missed
+
+    def start(self, deliver: Deliver, ended: Callable[[], None]) -> None:  # noqa: ARG002 - it never ends
+        """Subscribe."""
+        self._running = True
+
+        def receive(_topic: str, payload: bytes) -> None:
+            sample = self._intake.read(payload) if self._running else None
+            if sample is not None:
+                deliver([sample])
+
+        self._subscribe(self._topic, receive)
+
+    def hold(self) -> None:
+        """Leave out what comes."""
+        self._intake.held = True
+
+    def go_on(self) -> None:
+        """Take what comes."""
+        self._intake.held = False
+
+    def stop(self) -> None:
+        """Deliver nothing more. A bus has no way to unsubscribe: what still comes is dropped."""
+        self._running = False
+
+
+def _covers_the_fleet(levels: list[str]) -> bool:
+    """Whether a filter matches a topic below ROOT."""
+    root = ROOT.split("/")
+    for index, level in enumerate(levels[: len(root)]):
+        if level == "#":
+            return True
+        if level not in {"+", root[index]}:
+            return False
+    return len(levels) > len(root)
