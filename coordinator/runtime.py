@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import signal
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # another class before Python 3.11
 from dataclasses import asdict, dataclass
@@ -35,7 +36,7 @@ from coordinator.rollout import keep, restore, roll_out
 from coordinator.run_state import DurableRun, make_report, peers_of, streams_of, window_accuracy
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
 from coordinator.state_lock import locked
-from device_agent.loop import Loop
+from device_agent.loop import Action, Loop
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.mqtt import MqttBus
 from device_agent.wire.mqtt_options import TlsFiles
@@ -150,13 +151,11 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         "resumed": resumed,
     }
     loop = Loop()
-    evaluator = Evaluator(
-        lambda: _make_engine(learning),
-        learning.data.train,
-        learning.data.test,
-        done=lambda version, accuracy, loss: loop.post(lambda: node.evaluated(version, accuracy, loss)),
-        keep=state.keep_measured,
-        failed=lambda error: loop.post(lambda: _raise(error)),
+    evaluate, close_evaluator = _evaluation(
+        learning,
+        state,
+        post=loop.post,
+        node=lambda: node,
     )
 
     def report() -> dict[str, Any]:
@@ -183,9 +182,7 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         timers=loop,
         blobs=blobs,
         state=state,
-        evaluate=evaluator.submit
-        if learning.method.gossip is None
-        else lambda version, _weights: loop.post(lambda: _count_predictions(node, database, version)),
+        evaluate=evaluate,
         finished=finished,
         view=Fleet(
             groups=learning.bundle.plan.groups,
@@ -217,17 +214,36 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
     finally:
         control.close()
         server.stop()
-        evaluator.close()
+        close_evaluator()
         bus.close()
     return report()
 
 
-def _count_predictions(node: CoordinatorNode, database: Database, version: int) -> None:
-    """Of a stream each was made before its label was known: there is nothing to measure but the reports."""
-    if version:
-        found = window_accuracy(database, node.core.config.run, version)
-        right = found if found is not None else node.core.accuracy or 0.0
-        node.evaluated(version, right, 1.0 - right)
+def _evaluation(
+    learning: Learning, state: DurableRun, post: Callable[[Action], None], node: Callable[[], CoordinatorNode]
+) -> tuple[Callable[[int, dict[str, Array]], None], Action]:
+    """What measures a version, and what ends it.
+
+    Of a stream each prediction was made before its label was known: there is nothing to measure but reports.
+    """
+    if learning.method.gossip is None:
+        evaluator = Evaluator(
+            lambda: _make_engine(learning),
+            learning.data.train,
+            learning.data.test,
+            done=lambda version, accuracy, loss: post(lambda: node().evaluated(version, accuracy, loss)),
+            keep=state.keep_measured,
+            failed=lambda error: post(lambda: _raise(error)),
+        )
+        return evaluator.submit, evaluator.close
+
+    def count(version: int) -> None:
+        if version:  # before the first window nothing was predicted
+            found = window_accuracy(state.database, state.run, version)
+            right = found if found is not None else node().core.accuracy or 0.0
+            node().evaluated(version, right, 1.0 - right)
+
+    return lambda version, _weights: post(lambda: count(version)), lambda: None
 
 
 def _make_engine(learning: Learning) -> Engine:

@@ -136,7 +136,7 @@ class AgentNode:
             publish=self._publish_once,
             listen=listen,
             streams=streams or no_stream,
-            pause=lambda: self.jobs.pause(),
+            pause=jobs.pause,
             perform=self._perform,
         )
         self._carry_out = self._carriers()

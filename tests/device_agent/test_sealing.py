@@ -65,6 +65,7 @@ class Board:
         broker = MemoryBroker(direct=True)
         self.requests = []
         jobs = SimpleNamespace(
+            pause=lambda: None,
             start=self.requests.append,
             stop=lambda: None,
             prepare=lambda: None,

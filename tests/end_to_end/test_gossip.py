@@ -1,4 +1,4 @@
-"""Learning from streams, live: real agents over a real broker, with neighbours cut off and whispers repeated."""
+"""Learning from streams, live: real agents over a real broker, some cut off, and whispers repeated."""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ def test_a_run_on_a_stream_is_repeatable_and_every_sample_counts_once(scenario):
 
 
 def test_ages_are_near_their_formula(scenario):
-    seen = simulate(scenario("gossip={windows: 5, sample_s: 0.02, news: {below: 1.0, demand_below: 0.0}}")).streams
+    seen = simulate(
+        scenario("gossip={windows: 5, sample_s: 0.02, news: {below: 1.0, demand_below: 0.0}}")
+    ).streams
     assert seen is not None
     assert len(seen["ages"]) == 12
     for _device, _other, updates, _mean, peak, expected in seen["ages"]:
