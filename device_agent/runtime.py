@@ -78,6 +78,10 @@ def run_agent(config: AgentConfig) -> None:
     engine = resolve_engine(config.engine)
     be_nice()
     data = LocalData(config.data)
+    if data.live is not None:
+        from device_agent.streams.own import check_live  # noqa: PLC0415 - most agents train a network
+
+        check_live(data.live, config.device)
     stored_policy = StoredPolicy(config.state / "policy.yaml", config.policy)
     policy, digest = stored_policy.in_force()
     try:

@@ -13,7 +13,10 @@ from device_agent.gossip.run import GossipRun
 from device_agent.orders import OrderInHand
 from device_agent.peers.session import PeerSession
 from device_agent.wire.messages import Hello, Order
+from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
+from models.prototypes.classifier import NUM_PLACES, prototype_graph
+from models.prototypes.classifier import scales_of as fleet_scales
 from models.subnet import Array
 from models.weights import unpack
 
@@ -81,12 +84,17 @@ def make_session(
     Raises:
         PeerError: order, bundle and weights do not fit together.
     """
+    graph = bundle.graph
+    tensors = unpack(weights, graph.parameters)
     if bundle.settings.gossip is not None:
+        if graph.parameters != prototype_graph(graph.input_shape, graph.num_classes, NUM_PLACES).parameters:
+            raise PeerError(f"an order to learn prototypes has the network {graph.name!r}, which has none")
         return GossipRun(
             device=hello.device,
             boot_epoch=hello.boot_epoch,
             in_hand=in_hand,
             bundle=bundle,
+            scales=fleet_scales(tensors),
             learned=learned,
         )
     return PeerSession(
@@ -95,5 +103,5 @@ def make_session(
         in_hand=in_hand,
         bundle=bundle,
         content=content,
-        weights=unpack(weights, bundle.graph.parameters),
+        weights=tensors,
     )

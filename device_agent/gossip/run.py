@@ -42,6 +42,7 @@ from models.prototypes import saved
 from models.prototypes.classifier import NUM_PLACES
 from models.prototypes.clustering import by_means
 from models.prototypes.packing import pack
+from models.prototypes.scaling import Scales
 from models.prototypes.units import units_for
 from models.subnet import Array
 
@@ -57,6 +58,7 @@ class GossipRun:
     Args:
         device: its id. boot_epoch: of this life.
         in_hand: the order. bundle: decoded; its settings have `gossip`.
+        scales: of the fleet's features so far; None: nobody has seen any.
         learned: the arrays of `KeepLearned` of an earlier life in this run; None: there was none.
 
     Attributes:
@@ -74,6 +76,7 @@ class GossipRun:
         boot_epoch: int,
         in_hand: OrderInHand,
         bundle: Bundle,
+        scales: Scales | None = None,
         learned: Mapping[str, NDArray[np.generic]] | None = None,
     ) -> None:
         settings, order = bundle.settings.gossip, in_hand.order
@@ -90,8 +93,9 @@ class GossipRun:
                 num_features=int(np.prod(self._shape)),
                 num_classes=self._num_classes,
                 seed=order.seed,
+                scales=scales,
             )
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             raise PeerError(f"a gossip run cannot begin: {error}") from error
         self.tally = Tally()
         self._counted = self.session.prequential.counts.copy()

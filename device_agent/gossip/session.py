@@ -30,6 +30,7 @@ from models.prototypes.learner import PrototypeLearner
 from models.prototypes.packing import UnknownUnitsError
 from models.prototypes.prequential import Prequential
 from models.prototypes.prototype_set import checked_class
+from models.prototypes.scaling import Scales
 from models.subnet import Array
 
 MOST_WAITING = 100_000
@@ -51,6 +52,7 @@ class GossipSession:
     Args:
         device: its id. boot_epoch: of this life. run: its id. settings: of the run.
         num_features: d of the stream. num_classes: C. seed: of all that is drawn.
+        scales: of the fleet's features, to begin with; None: nothing is known.
 
     Attributes:
         learner: of the stream. prequential: what was predicted and true.
@@ -73,6 +75,7 @@ class GossipSession:
         num_features: int,
         num_classes: int,
         seed: int,
+        scales: Scales | None = None,
     ) -> None:
         self.device = device
         self.neighbours: tuple[str, ...] = ()
@@ -87,7 +90,7 @@ class GossipSession:
         numbering = Numbering(self._mark, boot_epoch)
         self._sharing: NewsSharing | SetSharing | None = None
         if settings.learner == "experts":
-            self.learner = learner = PrototypeLearner(num_features, num_classes, settings.experts)
+            self.learner = learner = PrototypeLearner(num_features, num_classes, settings.experts, scales)
             if settings.shares == "news":
                 self._sharing = NewsSharing(
                     learner,

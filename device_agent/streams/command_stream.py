@@ -38,6 +38,18 @@ def _nothing(*_arguments: object) -> None:
     """Before the start there is nobody to tell."""
 
 
+def check_program(source: LiveSource) -> list[str]:
+    """The words of the command line, of which the first is a program.
+
+    Raises:
+        UserError: there is no such program.
+    """
+    argv = shlex.split(source.target)
+    if shutil.which(argv[0]) is None:
+        raise UserError(f"there is no program '{argv[0]}' that can be run. Check path and rights.")
+    return argv
+
+
 class CommandStream:
     """Runs a command and delivers each line of its output.
 
@@ -67,10 +79,8 @@ class CommandStream:
         longest_wait_s: float = LONGEST_WAIT_S,
         grace_s: float = GRACE_S,
     ) -> None:
-        self._argv = shlex.split(source.target)
+        self._argv = check_program(source)
         self._name = self._argv[0]
-        if shutil.which(self._name) is None:
-            raise UserError(f"there is no program '{self._name}' that can be run. Check path and rights.")
         self._post = post
         self._first_wait_s, self._longest_wait_s, self._grace_s = first_wait_s, longest_wait_s, grace_s
         self._intake = Intake(source, f"command {self._name}", first_number)

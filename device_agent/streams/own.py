@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from device_agent.effects import OpenStream
 from device_agent.local_data import DataConfig
 from device_agent.loop import Action, Timers
-from device_agent.streams.command_stream import CommandStream
-from device_agent.streams.mqtt_stream import MqttStream, Subscribe, filled_in
+from device_agent.streams.command_stream import CommandStream, check_program
+from device_agent.streams.mqtt_stream import MqttStream, Subscribe, check_filter, filled_in
 from device_agent.streams.replay import ReplayStream
 from device_agent.streams.stream import Stream
 from models.data.dataset import Dataset
@@ -52,6 +52,18 @@ def own_stream(
     index, count = data.shard or (0, 1)
     rows = partition(stored.dataset, data.scheme, count, data.seed)[index]
     return replay(stored.dataset, rows, effect, timers, stored.label_delay, _times_s(rows, data, effect))
+
+
+def check_live(live: LiveSource, device: str) -> None:
+    """Refuse a live source that no stream can be made of, when the agent starts.
+
+    Raises:
+        UserError: there is no such program, or the topic is not a stream's.
+    """
+    if live.kind == "mqtt":
+        check_filter(filled_in(live, device))
+    else:
+        check_program(live)
 
 
 def replay(

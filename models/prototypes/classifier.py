@@ -11,12 +11,13 @@ without a prototype have no weight. As a kernel classifier it is Nadaraya and Wa
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from models.graph import ModelGraph, Node, validate
 from models.prototypes.prototype_set import PrototypeSet, empty
-from models.prototypes.scaling import Doubles
+from models.prototypes.scaling import LARGEST, Doubles, Scales
 from models.subnet import Array
 
 NAME = "prototypes"
@@ -104,6 +105,21 @@ def as_weights(prototypes: PrototypeSet, graph: ModelGraph) -> dict[str, Array]:
 def no_weights(graph: ModelGraph) -> dict[str, Array]:
     """Those of no prototypes."""
     return as_weights(empty(graph.parameters["keys.weight"][1]), graph)
+
+
+def scales_of(weights: Mapping[str, Array]) -> Scales | None:
+    """The units of the fleet's prototypes, for a device that comes to it; None of a network without any.
+
+    Args:
+        weights: of the network of `prototype_graph`.
+    """
+    num = int(weights["classes.weight"].any(axis=0).sum())
+    if not num:
+        return None
+    factor = weights["factor"].astype(np.float64)
+    deviation = np.divide(1.0, factor, out=np.zeros_like(factor), where=factor > 0.0)
+    mean = np.clip(weights["mean"].astype(np.float64), -LARGEST, LARGEST)
+    return Scales(mean, np.minimum(deviation, LARGEST) ** 2, float(num))
 
 
 def _scales(prototypes: PrototypeSet, width: int) -> tuple[Doubles, Doubles]:
