@@ -77,7 +77,10 @@ def read_csv(source: Source) -> RawSplit:
     mean = series.features[:split].mean(axis=0, dtype=np.float64)
     deviation = series.features[:split].std(axis=0, dtype=np.float64)
     deviation[deviation < 1e-12] = 1.0  # a constant column says nothing; leave it at 0
-    scaled = ((series.features - mean) / deviation).astype(np.float32)
+    scaled = series.features  # of the file, nobody else has it
+    for start in range(0, num_rows, 1024):  # in blocks: a board has no room for all in float64
+        block = scaled[start : start + 1024]
+        block[...] = (block - mean) / deviation
     return RawSplit(
         _windows(scaled[:split], series.labels[:split], source.path, options),
         _windows(scaled[split:], series.labels[split:], source.path, options),
