@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
 
 from device_agent.effects import (
     Acknowledged,
@@ -32,7 +33,6 @@ from device_agent.effects import (
     StopFetch,
     StopJob,
 )
-from device_agent.gossip.run import GossipRun
 from device_agent.orders import JobRequest, OrderInHand
 from device_agent.peers.session import PeerSession
 from device_agent.rollouts import Rollouts, outcome
@@ -59,6 +59,9 @@ from firmware_profiles.resources import Pause, Snapshot
 from models.bundle import Bundle
 from models.bundle import decode as decode_bundle
 from models.weights import unpack
+
+if TYPE_CHECKING:  # its learners are imported when a run asks for them
+    from device_agent.gossip.run import GossipRun
 
 TELEMETRY_S = 1.0
 FINISH_MARGIN_FRACTION = 0.05
@@ -100,7 +103,8 @@ class AgentCore:
     @property
     def gossip(self) -> GossipRun | None:
         """The session that learns prototypes from a stream, if that is what the run is."""
-        return self.session if isinstance(self.session, GossipRun) else None
+        is_gossip = self.session is not None and self.session.kind == "gossip"
+        return cast("GossipRun", self.session) if is_gossip else None
 
     # ------------------------------------------------------------ what happens
 

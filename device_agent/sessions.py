@@ -1,22 +1,22 @@
-"""What an agent's core hands a run to that goes on from order to order: see `PeerSession` and `GossipRun`."""
+"""What an agent's core hands a run to that goes on from order to order.
+
+These are `device_agent.peers.session.PeerSession` and `device_agent.gossip.run.GossipRun`, whose learners are
+imported when a run asks for them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from device_agent.effects import Effect
-from device_agent.gossip.run import GossipRun
 from device_agent.orders import OrderInHand
 from device_agent.peers.session import PeerSession
 from device_agent.wire.messages import Hello, Order
-from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
-from models.prototypes.classifier import NUM_PLACES, prototype_graph
-from models.prototypes.classifier import scales_of as fleet_scales
 from models.subnet import Array
 from models.weights import unpack
 
@@ -25,6 +25,9 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 class Session(Protocol):
     """A device's part of a run in which it learns by itself and from its neighbours."""
+
+    kind: ClassVar[str]
+    """peers or gossip."""
 
     @property
     def bundle(self) -> Bundle:
@@ -84,19 +87,11 @@ def make_session(
     Raises:
         PeerError: order, bundle and weights do not fit together.
     """
-    graph = bundle.graph
-    tensors = unpack(weights, graph.parameters)
+    tensors = unpack(weights, bundle.graph.parameters)
     if bundle.settings.gossip is not None:
-        if graph.parameters != prototype_graph(graph.input_shape, graph.num_classes, NUM_PLACES).parameters:
-            raise PeerError(f"an order to learn prototypes has the network {graph.name!r}, which has none")
-        return GossipRun(
-            device=hello.device,
-            boot_epoch=hello.boot_epoch,
-            in_hand=in_hand,
-            bundle=bundle,
-            scales=fleet_scales(tensors),
-            learned=learned,
-        )
+        from device_agent.gossip.run import begin_run  # noqa: PLC0415 - see the module's text
+
+        return begin_run(hello, in_hand, bundle, tensors, learned)
     return PeerSession(
         device=hello.device,
         boot_epoch=hello.boot_epoch,

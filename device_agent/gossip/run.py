@@ -13,6 +13,7 @@ device's counts of a window are missing, and none is there twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,12 @@ from device_agent.orders import OrderInHand
 from device_agent.streams.stream import Sample
 from device_agent.telemetry import Learned
 from device_agent.wire.codec import refer
-from device_agent.wire.messages import Order, Update
+from device_agent.wire.messages import Hello, Order, Update
 from device_agent.wire.whispers import Whisper
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
 from models.prototypes import saved
-from models.prototypes.classifier import NUM_PLACES
+from models.prototypes.classifier import NUM_PLACES, prototype_graph, scales_of
 from models.prototypes.clustering import by_means
 from models.prototypes.packing import pack
 from models.prototypes.scaling import Scales
@@ -68,6 +69,8 @@ class GossipRun:
     Raises:
         PeerError: order and bundle are not of a gossip run, or the settings do not suit the samples.
     """
+
+    kind: ClassVar[str] = "gossip"
 
     def __init__(
         self,
@@ -283,3 +286,35 @@ class GossipRun:
             return f"cannot be used: {error}"
         self.seen = int(learned[POSITION][0])
         return "restored"
+
+
+def begin_run(
+    hello: Hello,
+    in_hand: OrderInHand,
+    bundle: Bundle,
+    weights: Mapping[str, Array],
+    learned: Mapping[str, NDArray[np.generic]] | None,
+) -> GossipRun:
+    """The run that an order begins.
+
+    Args:
+        hello: who the device is.
+        in_hand: the order.
+        bundle: decoded.
+        weights: of the fleet's prototypes so far.
+        learned: see GossipRun.
+
+    Raises:
+        PeerError: order, bundle and weights do not fit together.
+    """
+    graph = bundle.graph
+    if graph.parameters != prototype_graph(graph.input_shape, graph.num_classes, NUM_PLACES).parameters:
+        raise PeerError(f"an order to learn prototypes has the network {graph.name!r}, which has none")
+    return GossipRun(
+        device=hello.device,
+        boot_epoch=hello.boot_epoch,
+        in_hand=in_hand,
+        bundle=bundle,
+        scales=scales_of(weights),
+        learned=learned,
+    )

@@ -24,6 +24,7 @@ References:
 from __future__ import annotations
 
 import hashlib
+from typing import ClassVar
 
 import msgspec
 
@@ -66,6 +67,8 @@ class PeerSession:
     Attributes:
         dialogue: its weights, and what it says of them to neighbours. window: since its last report.
     """
+
+    kind: ClassVar[str] = "peers"
 
     def __init__(
         self,
