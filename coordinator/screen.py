@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -16,18 +17,9 @@ from rich.text import Text
 LINE_S = 5.0
 """How often a line is written where there is no terminal."""
 
-_COLUMNS = (
-    "device",
-    "engine",
-    "state",
-    "vector",
-    "MACs",
-    "CPU share",
-    "others",
-    "memory",
-    "°C",
-    "batches",
-)
+Cell = str | Text
+Columns = Mapping[str, Callable[[dict[str, Any]], Cell]]
+
 _STATE_STYLE = {
     "training": "green",
     "reporting": "cyan",
@@ -73,41 +65,32 @@ class Screen:
 
 def one_line(view: dict[str, Any]) -> str:
     """The fleet in one line."""
-    run = view.get("run") or {}
+    run, of_streams = view.get("run") or {}, learns_from_streams(view)
+    key = "accuracy" if of_streams else "macs_fraction"
     devices = " ".join(
-        f"{device['device']}:{device['state']}"
-        + (f"@{device['macs_fraction']:.2f}" if device["macs_fraction"] is not None else "")
+        f"{device['device']}:{device['state']}" + (f"@{device[key]:.2f}" if device[key] is not None else "")
         for device in view["devices"]
     )
-    rounds = f"round {run.get('round', 0)}/{run.get('num_rounds', 0)}"
-    return f"{rounds}  accuracy {_percent(run.get('accuracy'))}  {devices}"
+    turn = f"{'window' if of_streams else 'round'} {run.get('round', 0)}/{run.get('num_rounds', 0)}"
+    return f"{turn}  accuracy {_percent(_accuracy(view))}  {devices}"
 
 
 def devices_table(view: dict[str, Any]) -> Table:
     """One row a device."""
     table = Table(expand=True)
-    for name in _COLUMNS:
+    columns = _OF_STREAMS if learns_from_streams(view) else _OF_NETWORKS
+    for name in columns:
         table.add_column(name)
     for told in view["devices"]:
-        state = Text(told["state"], style=_STATE_STYLE.get(told["state"], ""))
-        if told["reason"]:
-            state.append(f" {told['reason']}", style="dim")
-        vector = told["vector"]
-        own = told["memory_own_bytes"]
-        warm = told["temperature_celsius"]
-        table.add_row(
-            Text(told["device"]),
-            Text((told["hello"] or {}).get("engine", "-")),
-            state,
-            "-" if vector is None else "·".join(map(str, vector[:8])) + ("…" if len(vector) > 8 else ""),
-            _percent(told["macs_fraction"]),
-            _percent(told["cpu_share_fraction"]),
-            _percent(told["cpu_others_fraction"]),
-            "-" if own is None else f"{own / 2**20:.0f} MiB",
-            "-" if warm is None else f"{warm:.0f}",
-            f"{told['steps_done'] or 0}/{told['steps_planned'] or 0}",
-        )
+        table.add_row(*(cell(told) for cell in columns.values()))
     return table
+
+
+def learns_from_streams(view: dict[str, Any]) -> bool:
+    """Whether the fleet does; before the first report its devices tell so themselves."""
+    return view["streams"] is not None or (
+        not view["groups"] and any(device["accuracy"] is not None for device in view["devices"])
+    )
 
 
 def print_report(report: dict[str, Any], console: Console | None = None) -> None:
@@ -186,15 +169,53 @@ def print_streams(report: dict[str, Any], console: Console) -> None:
 
 
 def _head(view: dict[str, Any], curve: list[dict[str, Any]]) -> Group:
-    run = view.get("run") or {}
+    run, turn = view.get("run") or {}, "window" if learns_from_streams(view) else "round"
     done, planned = max(0, len(curve) - 1), run.get("num_rounds", 0) or 1
     title = Text.assemble(
         ("edgetide ", "bold"),
         f"{run.get('strategy', '')} · {run.get('state', 'starting')} · ",
-        f"round {run.get('round', 0)}/{planned} · accuracy ",
-        (_percent(run.get("accuracy")), "bold"),
+        f"{turn} {run.get('round', 0)}/{planned} · accuracy ",
+        (_percent(_accuracy(view)), "bold"),
     )
     return Group(title, ProgressBar(total=planned, completed=min(done, planned)))
+
+
+def _accuracy(view: dict[str, Any]) -> float | None:
+    """Of all predictions so far, where devices learn from streams; else of the model."""
+    streams = view["streams"]
+    return (view.get("run") or {}).get("accuracy") if streams is None else streams["accuracy"]
+
+
+def _state(told: dict[str, Any]) -> Text:
+    state = Text(told["state"], style=_STATE_STYLE.get(told["state"], ""))
+    if told["reason"]:
+        state.append(f" {told['reason']}", style="dim")
+    return state
+
+
+def _vector(told: dict[str, Any]) -> str:
+    vector = told["vector"]
+    return "-" if vector is None else "·".join(map(str, vector[:8])) + ("…" if len(vector) > 8 else "")
+
+
+def _memory(told: dict[str, Any]) -> str:
+    own = told["memory_own_bytes"]
+    return "-" if own is None else f"{own / 2**20:.0f} MiB"
+
+
+def _warmth(told: dict[str, Any]) -> str:
+    warm = told["temperature_celsius"]
+    return "-" if warm is None else f"{warm:.0f}"
+
+
+def _steps(told: dict[str, Any]) -> str:
+    return f"{told['steps_done'] or 0}/{told['steps_planned'] or 0}"
+
+
+def _samples(told: dict[str, Any]) -> str:
+    """Nobody may know how many will come."""
+    done, planned = told["steps_done"] or 0, told["steps_planned"] or 0
+    return f"{done}/{planned}" if planned else str(done)
 
 
 def _percent(fraction: float | None) -> str:
@@ -203,3 +224,29 @@ def _percent(fraction: float | None) -> str:
 
 def _short(vector: str) -> str:
     return vector if len(vector) <= 60 else vector[:57] + "…"
+
+
+_WHO: Columns = {
+    "device": lambda told: Text(told["device"]),
+    "engine": lambda told: Text((told["hello"] or {}).get("engine", "-")),
+    "state": _state,
+}
+_BOARD: Columns = {
+    "others": lambda told: _percent(told["cpu_others_fraction"]),
+    "memory": _memory,
+    "°C": _warmth,
+}
+_OF_NETWORKS: Columns = {
+    **_WHO,
+    "vector": _vector,
+    "MACs": lambda told: _percent(told["macs_fraction"]),
+    "CPU share": lambda told: _percent(told["cpu_share_fraction"]),
+    **_BOARD,
+    "batches": _steps,
+}
+_OF_STREAMS: Columns = {
+    **{name: cell for name, cell in _WHO.items() if name != "engine"},
+    "accuracy lately": lambda told: _percent(told["accuracy"]),
+    **_BOARD,
+    "samples": _samples,
+}

@@ -6,6 +6,8 @@ Whatever devices report, the state stays bounded: in windows, devices, pairs and
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -22,6 +24,8 @@ MAX_DEVICES = 4096
 """What is said of further ones is left out."""
 MAX_DRIFTS = 20
 """Of a device, the latest."""
+MAX_SAMPLES = 2**40
+"""In one report; of more, sums over devices and reports might not fit into 64 bits."""
 MAX_SHOWN_PAIRS = 2500
 """In one view, so that the page of a large fleet stays light."""
 
@@ -170,19 +174,16 @@ def fold_run(
 
 
 def counts_of(report: StreamReport) -> Counts | None:
-    """int64 [C, C]; None where it is no square."""
-    num_classes = int(np.sqrt(len(report.counts)))
-    if num_classes < 1 or num_classes**2 != len(report.counts):
+    """int64 [C, C]; None where it is no square, or of more samples than there can be."""
+    num_classes = math.isqrt(len(report.counts))
+    if num_classes < 1 or num_classes**2 != len(report.counts) or sum(report.counts) > MAX_SAMPLES:
         return None
     return np.array(report.counts, np.int64).reshape(num_classes, num_classes)
 
 
 def summed(reports: Iterable[StreamReport]) -> Counts | None:
-    """The counts of all; None where there are none, or they are of different classes."""
-    found = [counts for report in reports if (counts := counts_of(report)) is not None]
-    if not found or len({counts.shape for counts in found}) > 1:
-        return None
-    return np.sum(found, axis=0)
+    """The counts of all; None where there are none. Those of other classes than most are left out."""
+    return _sum(counts for report in reports if (counts := counts_of(report)) is not None)
 
 
 def mean_f1(counts: Counts) -> float | None:
@@ -203,7 +204,7 @@ def to_json(view: StreamView, now_s: float | None = None) -> dict[str, Any]:
         `devices`, each with its own; `ages`: of the pairs that heard most: [device, neighbour, updates, mean
         age, mean peak, age by the formula], in seconds.
     """
-    counts = _total(view)
+    counts = _sum(stream.counts for stream in view.devices.values())
     num_samples = 0 if counts is None else int(counts.sum())
     devices = view.devices.values()
     pairs = [
@@ -235,11 +236,12 @@ def to_json(view: StreamView, now_s: float | None = None) -> dict[str, Any]:
     }
 
 
-def _total(view: StreamView) -> Counts | None:
-    found = [stream.counts for stream in view.devices.values()]
-    if not found or len({counts.shape for counts in found}) > 1:
+def _sum(counts: Iterable[Counts]) -> Counts | None:
+    found = list(counts)
+    if not found:
         return None
-    return np.sum(found, axis=0)
+    shape = Counter(one.shape for one in found).most_common(1)[0][0]
+    return np.sum([one for one in found if one.shape == shape], axis=0)
 
 
 def _device_json(device: str, stream: DeviceStream) -> dict[str, Any]:

@@ -7,6 +7,7 @@
     /api/v1/fleet           run, devices, width groups (`coordinator.fleet.to_json`)
     /api/v1/curve           one point a model version
     /api/v1/peers           exchanges between devices (`coordinator.peer_view.to_json`), null without any
+    /api/v1/streams         learning from streams (`coordinator.stream_view.to_json`), null without any
     /api/v1/events          newest first, ?limit=
     /api/v1/stream          server-sent events: `fleet` every period, `curve` when it has grown
     /metrics                Prometheus text
@@ -90,9 +91,7 @@ def create_app(
     def accuracy_curve() -> list[dict[str, Any]]:
         return _points(curve)
 
-    @app.get("/api/v1/peers")
-    def peers() -> dict[str, Any] | None:
-        return view().get("peers")
+    _add_parts(app, view)
 
     @app.get("/api/v1/events")
     def events(limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> list[dict[str, Any]]:
@@ -114,6 +113,18 @@ def create_app(
         return {"status": "ok"}
 
     return app
+
+
+def _add_parts(app: FastAPI, view: View) -> None:
+    """The parts of the fleet that only some strategies have."""
+
+    @app.get("/api/v1/peers")
+    def peers() -> dict[str, Any] | None:
+        return view().get("peers")
+
+    @app.get("/api/v1/streams")
+    def streams() -> dict[str, Any] | None:
+        return view().get("streams")
 
 
 class Pushes:

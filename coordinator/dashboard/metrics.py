@@ -13,7 +13,11 @@ _STATES = ("idle", "joining", "fetching", "training", "paused", "reporting", "si
 _RUN = (
     ("round", "round", "Current round."),
     ("model_version", "model_version", "Current version of the model."),
-    ("accuracy", "accuracy_ratio", "Accuracy on the held-out data, 0 to 1."),
+    (
+        "accuracy",
+        "accuracy_ratio",
+        "Accuracy on the held-out data, or of the last window of streams, 0 to 1.",
+    ),
 )
 
 _DEVICE = (
@@ -37,6 +41,12 @@ _DEVICE = (
     ("clock_hz", "clock_hertz", "gauge", "Mean clock frequency of the cores."),
     ("outbox_messages", "outbox_messages", "gauge", "Messages waiting for their acknowledgement."),
     ("loss", "loss", "gauge", "Training loss of the last mini-batches."),
+    (
+        "accuracy",
+        "stream_accuracy_ratio",
+        "gauge",
+        "Accuracy of the latest predictions of a device that learns from a stream, 0 to 1.",
+    ),
     ("num_updates", "updates_total", "counter", "Updates that went into the model."),
 )
 

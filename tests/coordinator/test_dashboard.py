@@ -1,4 +1,4 @@
-"""The page's server over real sockets, and the page itself in a real browser."""
+"""The page's server over real sockets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import http.client
 import json
 import math
 import re
-import shutil
 import socket
 import threading
 
@@ -16,151 +15,11 @@ import pytest
 from coordinator.dashboard.app import MAX_STREAMS, STATIC, create_app
 from coordinator.dashboard.metrics import to_metrics
 from coordinator.dashboard.server import serve
-from coordinator.fleet import UPDATE_APPLIED, Fleet, fold, to_json
+from coordinator.fleet import Fleet, fold, to_json
 from coordinator.peer_view import fold_report
-from device_agent.effects import Note
-from device_agent.wire.messages import Exchanges, Hello, PeerReport, Run, Status, Telemetry
+from device_agent.wire.messages import Exchanges, PeerReport, Status, Telemetry
 from firmware_profiles.errors import UserError
-from models.widths import WidthGroup
-
-GROUPS = (
-    WidthGroup("conv1", 16),
-    WidthGroup("conv2", 32),
-    WidthGroup("conv3", 64),
-    WidthGroup("hidden", 128),
-)
-BOARDS = (
-    ("bench-0", "pi3", "onnx", 4),
-    ("bench-1", "pi4", "onnx", 4),
-    ("cellar-pump", "pi-zero-2", "onnx", 4),
-    ("greenhouse-2", "jetson-nano", "torch", 4),
-    ("greenhouse-10", "pi5", "onnx", 4),
-    ("roof-weather", "pi4", "onnx", 4),
-)
-
-
-def demo_fleet(now_s=400.0, boards=BOARDS):
-    """A fleet as it might look in round 6 of 8, `now_s` seconds after its start."""
-    fleet = Fleet(groups=GROUPS)
-    run = Run(
-        run="run-7f3a",
-        strategy="distreal",
-        state="training",
-        round=6,
-        num_rounds=8,
-        model_version=6,
-        accuracy=0.83,
-    )
-    fleet = fold(fleet, 0.0, "", run)
-    for index, (device, profile, engine, num_cores) in enumerate(boards):
-        hello = Hello(
-            device=device,
-            boot_epoch=1,
-            version="0.1.0",
-            profile=profile,
-            engine=engine,
-            num_cores=num_cores,
-            memory_total_bytes=2**32,
-            num_samples=400 + 55 * index,
-            input_shape=(1, 28, 28),
-            num_classes=10,
-            cpu_share_fraction=0.5,
-        )
-        fleet = fold(fleet, 0.0, device, Status(online=True, boot_epoch=1))
-        fleet = fold(fleet, 0.0, device, hello)
-        for second in range(int(now_s) - 300 + 40 * (index == 4), int(now_s), 2):
-            fleet = fold(fleet, float(second), device, demo_telemetry(device, index, second))
-    events = (
-        (90, Note("run resumed", "", {"version": 2})),
-        (60, Note(UPDATE_APPLIED, boards[0][0], {"samples": 3200, "loss": 0.61})),
-        (52, Note("device paused", boards[2][0], {"reason": "battery 12 % is below min_battery 20 %"})),
-        (31, Note("update expired", boards[3][0], {"round": 4, "late_s": 12.5})),
-        (
-            12,
-            Note(
-                "update refused", boards[1][0], {"reason": "tensor 'conv1.weight' holds nan at [0, 0, 1, 1]"}
-            ),
-        ),
-        (4, Note("round finished", "", {"round": 5, "accuracy": 0.83, "updates": 6})),
-    )
-    for index, (device, *_) in enumerate(boards):
-        for _ in range(index + 2):
-            fleet = fold(fleet, now_s - 100, "", Note(UPDATE_APPLIED, device, {"samples": 3200}))
-    for ago_s, note in events:
-        fleet = fold(fleet, now_s - ago_s, "", note)
-    return fold(fleet, now_s - 1, boards[-1][0], Status(online=False, boot_epoch=1, reason="lost"))
-
-
-def demo_telemetry(device, index, second):
-    busy = 0.75 if 180 < second % 400 < 260 else 0.12
-    share = max(0.06, 0.92 - 0.8 * busy + 0.1 * math.sin(second / 9 + index) - 0.07 * index)
-    paused = index == 2 and second % 400 > 345
-    return Telemetry(
-        device=device,
-        boot_epoch=1,
-        state="paused" if paused else "training",
-        reason="battery 12 % is below min_battery 20 %" if paused else "",
-        round=6,
-        vector=tuple(
-            max(1, round(g.num_channels * min(1, share ** (0.3 + 0.25 * ((i + index) % 4)))))
-            for i, g in enumerate(GROUPS)
-        ),
-        macs_fraction=share,
-        mean_macs_fraction=None if paused else share,
-        steps_done=second % 120,
-        steps_planned=120,
-        loss=2.1 * math.exp(-second / 300) + 0.1,
-        cpu_share_fraction=min(0.5, 1 - busy),
-        cpu_others_fraction=busy,
-        memory_available_bytes=10**9,
-        memory_own_bytes=98_000_000 + index * 3_000_000,
-        battery_fraction=0.12 if index == 2 else 0.81 if index in (0, 4) else None,
-        charging=index == 4 if index in (0, 2, 4) else None,
-        temperature_celsius=None if index == 1 else 48.0 + 6 * index,
-        throttled=index == 5,
-        outbox_messages=0,
-    )
-
-
-def demo_curve():
-    accuracies = [0.1, 0.42, 0.61, 0.71, 0.77, 0.81, 0.83]
-    return [
-        {
-            "version": i,
-            "round": i,
-            "accuracy": a,
-            "loss": 2.3 - 0.3 * i,
-            "wall_s": 21.0 * i,
-            "num_updates": 6 * (i > 0),
-        }
-        for i, a in enumerate(accuracies)
-    ]
-
-
-ABOUT = {"broker": "mosquitto 2.0.11", "engine": "onnx", "model": "cnn-28"}
-
-
-class Shown:
-    """What the server shows; tests change it."""
-
-    def __init__(self):
-        self.fleet = demo_fleet()
-        self.curve = demo_curve()
-
-    def view(self):
-        return to_json(self.fleet, 400.0, ABOUT)
-
-
-@pytest.fixture
-def shown():
-    return Shown()
-
-
-@pytest.fixture
-def server(shown):
-    server = serve(create_app(shown.view, lambda: shown.curve, period_s=0.05), port=0)
-    yield server
-    server.stop()
+from tests.fixtures.shown_fleets import ABOUT, BOARDS, stream_fleet
 
 
 def get(server, path, host=None):
@@ -374,6 +233,14 @@ def test_what_devices_tell_of_their_exchanges_is_served():
         server.stop()
 
 
+def test_what_devices_tell_of_their_streams_is_served(server, shown):
+    assert get(server, "/api/v1/streams")[2] == "null"
+    shown.fleet = stream_fleet()
+    streams = json.loads(get(server, "/api/v1/streams")[2])
+    assert (streams["samples"], streams["accuracy"]) == (200, 0.9)
+    assert 'edgetide_device_stream_accuracy_ratio{device="pump-1"} 0.875' in get(server, "/metrics")[2]
+
+
 def test_an_empty_fleet_has_a_page_and_metrics():
     view = to_json(Fleet(), 0.0)
     server = serve(create_app(lambda: view, list), port=0)
@@ -382,109 +249,3 @@ def test_an_empty_fleet_has_a_page_and_metrics():
         assert get(server, "/api/v1/peers")[2] == "null"
     finally:
         server.stop()
-
-
-# ---------------------------------------------------------------- in a browser
-
-
-@pytest.fixture
-def browser(tmp_path):
-    selenium = pytest.importorskip("selenium.webdriver")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("there is no chromium with its driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "disable-dev-shm-usage",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        f"user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    browser.set_window_size(1280, 900)
-    yield browser
-    browser.quit()
-
-
-def wait_for(browser, script):
-    """Await a JavaScript expression that is truthy, and return its value."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    return WebDriverWait(browser, 20, poll_frequency=0.05).until(
-        lambda b: b.execute_script(f"return {script}")
-    )
-
-
-CARD = "document.querySelector('#cards article:first-child')"
-HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-
-
-@pytest.mark.browser
-def test_the_page_shows_a_device_that_appears_in_the_stream(browser, server, shown):
-    browser.get(server.url)
-    wait_for(browser, "document.querySelectorAll('#cards article').length === 6")
-    wait_for(browser, "document.querySelectorAll('#accuracy-chart .point').length === 7")
-    shown.fleet = fold(shown.fleet, 400.0, "a-newcomer", demo_telemetry("a-newcomer", 3, 399))
-    wait_for(browser, f"{CARD}.querySelector('h3').textContent === 'a-newcomer'")
-    assert wait_for(browser, f"{CARD}.querySelector('.state').textContent") == "training"
-    assert wait_for(browser, f"{CARD}.querySelectorAll('.vessel').length") == len(GROUPS)
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-
-
-@pytest.mark.browser
-def test_text_from_a_hostile_device_stays_text(browser, server, shown):
-    hello = Hello(
-        device=HOSTILE,
-        boot_epoch=1,
-        version="1",
-        profile=HOSTILE,
-        engine=HOSTILE,
-        num_cores=1,
-        memory_total_bytes=None,
-        num_samples=1,
-        input_shape=(1,),
-        num_classes=2,
-        cpu_share_fraction=0.1,
-    )
-    telemetry = Telemetry(device=HOSTILE, boot_epoch=1, state=HOSTILE, reason=HOSTILE)
-    shown.fleet = fold(fold(Fleet(), 399.0, HOSTILE, hello), 399.0, HOSTILE, telemetry)
-    shown.fleet = fold(
-        shown.fleet, 400.0, "", Note("update refused", HOSTILE, {"reason": HOSTILE, HOSTILE: 1})
-    )
-    browser.get(server.url)
-    wait_for(browser, f"{CARD}?.querySelector('.reason').textContent === {json.dumps(HOSTILE)}")
-    wait_for(browser, f"document.querySelector('#events code').textContent === {json.dumps(HOSTILE)}")
-    assert browser.execute_script("return document.querySelectorAll('main img, main script').length") == 0
-    assert "owned" not in browser.title
-
-
-@pytest.mark.browser
-def test_the_page_says_when_the_coordinator_is_gone(browser, shown):
-    server = serve(create_app(shown.view, lambda: shown.curve, period_s=0.05), port=0)
-    browser.get(server.url)
-    wait_for(browser, "document.getElementById('link').dataset.link === 'open'")
-    server.stop()
-    wait_for(browser, "document.getElementById('link').dataset.link === 'broken'")
-
-
-@pytest.mark.browser
-def test_the_page_fits_a_phone(browser, server):
-    browser.set_window_size(500, 900)  # the narrowest window chromium makes; the frame below is a phone's
-    browser.get(server.url)
-    wait_for(browser, "document.querySelectorAll('#cards article').length === 6")
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 360, "height": 780, "deviceScaleFactor": 1, "mobile": True},
-    )
-    wait_for(browser, "window.innerWidth === 360")
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360

@@ -9,6 +9,7 @@ from coordinator.fleet import Fleet, fold, to_json
 from coordinator.screen import Screen, devices_table, one_line, print_report
 from device_agent.wire.messages import Run, Status, Telemetry
 from models.widths import WidthGroup
+from tests.fixtures.shown_fleets import stream_fleet
 
 
 def telemetry(**changes):
@@ -58,6 +59,24 @@ def test_a_line_says_round_accuracy_and_every_devices_state():
 
 def test_a_line_before_anything_is_known_is_a_line_too():
     assert one_line(to_json(Fleet(), 0.0)) == "round 0/0  accuracy -  "
+
+
+def test_a_line_about_streams_says_window_and_accuracy_so_far_and_each_devices_lately():
+    text = one_line(to_json(stream_fleet(), 400.0))
+    assert text == "window 3/4  accuracy 90.0 %  pump-1:training@0.88 pump-2:training@0.88"
+
+
+def test_a_device_on_a_stream_has_a_row_with_its_samples_and_no_vector():
+    text = drawn(devices_table(to_json(stream_fleet(), 400.0)))
+    assert all(told in text for told in ("pump-1", "87.5 %", "120/200", "samples"))
+    assert not any(told in text for told in ("vector", "MACs", "batches", "None"))
+
+
+def test_a_device_on_a_live_stream_says_how_many_samples_came():
+    fleet = fold(Fleet(), 1.0, "a", telemetry(device="a", accuracy=0.5, steps_done=17, steps_planned=0))
+    text = drawn(devices_table(to_json(fleet, 1.0)))
+    assert " 17 " in text
+    assert "/" not in text
 
 
 def test_a_device_has_a_row_with_what_it_told():
@@ -162,3 +181,10 @@ def test_a_report_is_printed_for_people():
 def test_a_report_of_nothing_is_printed_too():
     empty = report(accuracy=None, devices=[], vector_shares={}, macs=0)
     assert "accuracy on held-out data" in printed(empty)
+
+
+def test_the_head_of_a_run_on_streams_is_drawn_on_a_terminal():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with Screen(console) as screen:
+        screen.show(to_json(stream_fleet(), 400.0), [])
+    assert "window 3/4 · accuracy 90.0 %" in console.file.getvalue()

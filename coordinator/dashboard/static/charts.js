@@ -5,6 +5,7 @@ import { h, s, percent, clock, decimal } from "./dom.js";
 const MARGIN = { left: 46, right: 14, top: 12, bottom: 26 };
 export const WINDOW_S = 300;
 const STALE_S = 12;
+const MAX_DOTS = 80;
 
 /** Steps of 1, 2 or 5 that cover the span with about `wanted` ticks. */
 function ticks(low, high, wanted) {
@@ -47,37 +48,66 @@ const line = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(
 const area = (points, floor) =>
   points.length ? `${line(points)}L${points.at(-1)[0].toFixed(1)} ${floor}L${points[0][0].toFixed(1)} ${floor}Z` : "";
 
-/** Accuracy by seconds of training; each point says its round on hover or focus. */
-export function drawAccuracy(box, curve) {
+/** Of each window of the curve its F1, and the accuracy up to it where all windows before it are there. */
+function windowLines(curve, windows) {
+  const ends = new Map(curve.map((p) => [p.round, p.wall_s]));
+  const [f1, soFar] = [[], []];
+  let [right, samples] = [0, 0];
+  for (const one of windows) {
+    right += (one.accuracy ?? 0) * one.samples;
+    samples += one.samples;
+    const end = ends.get(one.window);
+    if (end === undefined || one.accuracy === null) continue;
+    f1.push([end, one.f1]);
+    if (windows[0].window === 1) soFar.push([end, right / samples]);
+  }
+  return { f1, soFar };
+}
+
+/** Accuracy by seconds of training; each point says its round on hover or focus. Streams have windows. */
+export function drawAccuracy(box, curve, streams = null) {
   const measured = curve.filter((p) => p.accuracy !== null);
   if (!measured.length) {
-    box.replaceChildren(h("p", { class: "empty" }, "The curve begins with the first measured round."));
+    box.replaceChildren(h("p", { class: "empty" }, streams ? "The curve begins with the first window." : "The curve begins with the first measured round."));
     return;
   }
-  const values = measured.map((p) => p.accuracy);
+  const { f1, soFar } = windowLines(measured, streams?.windows ?? []);
+  const f1ByEnd = new Map(f1);
+  const accuracies = measured.map((p) => p.accuracy);
+  const values = [...accuracies, ...f1.map(([, v]) => v)];
   const low = Math.floor(Math.min(...values) * 10) / 10;
   const high = Math.min(1, Math.max(low + 0.2, Math.ceil(Math.max(...values) * 10 + 0.2) / 10));
   const end = Math.max(measured.at(-1).wall_s, 1);
   const latest = measured.at(-1);
-  const label = `Accuracy rose from ${percent(values[0], 1)} to ${percent(latest.accuracy, 1)} in ${clock(end)}`;
+  const label = streams
+    ? `Accuracy of ${measured.length} windows: ${percent(latest.accuracy, 1)} in the last one`
+    : `Accuracy rose from ${percent(accuracies[0], 1)} to ${percent(latest.accuracy, 1)} in ${clock(end)}`;
   const { svg, x, y, floor, width } = frame(box, label, [0, end], [low, high], timeTicks(end, box.clientWidth < 420 ? 3 : 6), clock);
   const points = measured.map((p) => [x(p.wall_s), y(p.accuracy)]);
-  svg.append(s("path", { class: "water", d: area(points, floor) }), s("path", { class: "curve", d: line(points) }));
+  const at = (line_) => line_.map(([t, v]) => [x(t), y(v)]);
+  svg.append(
+    s("path", { class: "water", d: area(points, floor) }),
+    s("path", { class: "so-far", d: line(at(soFar)) }),
+    s("path", { class: "dashed", d: line(at(f1)) }),
+    s("path", { class: "curve", d: line(points) }),
+  );
   const tip = s("text", { class: "tip", "text-anchor": "middle" });
   measured.forEach((p, i) => {
     const [px, py] = points[i];
-    const text = `round ${p.round}: ${percent(p.accuracy, 1)}`;
-    const more = p.loss === null ? "" : `, loss ${decimal(p.loss)}`;
-    const dot = s("circle", { class: "point", cx: px, cy: py, r: i === measured.length - 1 ? 5 : 3.5 });
+    const score = f1ByEnd.get(p.wall_s);
+    const text = `${streams ? "window" : "round"} ${p.round}: ${percent(p.accuracy, 1)}${score === undefined ? "" : `, F1 ${percent(score, 1)}`}`;
+    const more = p.loss === null || streams ? "" : `, loss ${decimal(p.loss)}`;
+    const isLast = i === measured.length - 1;
     const target = s("circle", { class: "target", cx: px, cy: py, r: 12 }, s("title", {}, `${text}${more}`));
     const show = () => {
-      tip.setAttribute("x", Math.min(width - 60, Math.max(MARGIN.left + 50, px)));
+      tip.setAttribute("x", Math.min(width - 4 * text.length, Math.max(MARGIN.left + 3 * text.length, px)));
       tip.setAttribute("y", py < 40 ? py + 26 : py - 13);
       tip.textContent = text;
     };
     target.addEventListener("pointerenter", show);
     target.addEventListener("pointerleave", () => { tip.textContent = ""; });
-    svg.append(dot, target);
+    if (isLast || measured.length <= MAX_DOTS) svg.append(s("circle", { class: "point", cx: px, cy: py, r: isLast ? 5 : 3.5 }));
+    svg.append(target);
   });
   svg.append(tip);
   box.replaceChildren(svg);
@@ -142,7 +172,7 @@ export function drawTide(box, devices) {
 export function sparkline() {
   const water = s("path", { class: "water" });
   const curve = s("path", { class: "curve", "vector-effect": "non-scaling-stroke" });
-  const svg = s("svg", { class: "spark", viewBox: "0 0 300 40", preserveAspectRatio: "none", role: "img" }, water, curve);
+  const svg = s("svg", { class: "spark nets", viewBox: "0 0 300 40", preserveAspectRatio: "none", role: "img" }, water, curve);
   return {
     element: svg,
     update(series) {

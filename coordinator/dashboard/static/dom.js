@@ -48,6 +48,18 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
+/** An age, which may be short: 91 ms, 1.25 s, then as durations. */
+export function age(seconds) {
+  if (!known(seconds)) return "–";
+  if (seconds < 1) return `${(1000 * seconds).toFixed(0)}${THIN}ms`;
+  return seconds < 90 ? `${seconds.toPrecision(3)}${THIN}s` : duration(seconds);
+}
+
+/** A number of three digits, and no exponent. */
+export const short = (value) => (known(value) ? (value < 100 ? value.toPrecision(3) : whole(Math.round(value))) : "–");
+
+export const whole = (n) => (known(n) ? n.toLocaleString("en") : "–");
+
 /** Minutes and seconds of training, such as 1:05, or 2:01:05 with hours. */
 export function clock(seconds) {
   const whole = Math.round(seconds);

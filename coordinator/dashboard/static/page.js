@@ -1,14 +1,16 @@
 // The page: listens to the stream and shows what it says.
 
-import { byId, h, setText, percent, duration, plural, stateClass, stateRank } from "./dom.js";
+import { byId, h, setText, percent, short, whole, stateClass, stateRank } from "./dom.js";
 import { drawAccuracy, drawTide } from "./charts.js";
 import { keyedList, makeCard, makeRow } from "./devices.js";
+import { learnsFromStreams, showAges, showStreams } from "./streams.js";
 
 const MAX_SHOWN = 400;
 const TABLE_FROM = 25;
 
 let fleet = null;
 let curve = [];
+let flows = false; // the fleet learns from streams
 let filter = null;
 let layout = null; // chosen by hand, or null for the one that suits the number of devices
 
@@ -17,11 +19,21 @@ const showRows = keyedList(byId("table").tBodies[0], makeRow);
 
 function show() {
   if (!fleet) return;
+  flows = learnsFromStreams(fleet);
+  document.body.classList.toggle("of-streams", flows);
   showFacts();
   showTiles();
   showDevices();
   showEvents();
-  drawTide(byId("tide-chart"), fleet.devices);
+  showCharts();
+}
+
+function showCharts() {
+  drawAccuracy(byId("accuracy-chart"), curve, flows ? fleet.streams ?? { windows: [] } : null);
+  if (!fleet) return;
+  if (!flows) { drawTide(byId("tide-chart"), fleet.devices); return; }
+  showStreams(fleet.streams, fleet.devices);
+  showAges(fleet.streams);
 }
 
 function showFacts() {
@@ -37,22 +49,14 @@ function showFacts() {
 }
 
 function showTiles() {
+  const accuracy = flows ? showStreamTiles() : showNetworkTiles();
   const { run, devices } = fleet;
-  const measured = curve.filter((p) => p.accuracy !== null);
-  const accuracy = measured.length ? measured.at(-1).accuracy : run?.accuracy ?? null;
-  setText(byId("accuracy"), percent(accuracy, 1));
-  const best = Math.max(...measured.map((p) => p.accuracy));
-  const gained = measured.length > 1 ? accuracy - measured.at(-2).accuracy : null;
-  setText(byId("accuracy-note"), gained === null
-    ? (accuracy === null ? "not measured yet" : "at the start")
-    : `${gained < 0 ? "−" : "+"}${Math.abs(100 * gained).toFixed(1)} points in the last round${best > accuracy ? `, best ${percent(best, 1)}` : ""}`);
-
   const done = run && run.num_rounds ? Math.min(1, run.round / run.num_rounds) : 0;
   setText(byId("round"), run ? `${run.round} / ${run.num_rounds}` : "–");
   setText(byId("round-note"), run ? `${run.state}, model version ${run.model_version}` : "no run yet");
   byId("progress").firstChild.style.width = `${100 * done}%`;
   byId("progress").setAttribute("aria-valuenow", String(Math.round(100 * done)));
-  document.title = run ? `${percent(accuracy, 1)} · round ${run.round}/${run.num_rounds} · edgetide` : "edgetide";
+  document.title = run ? `${percent(accuracy, 1)} · ${flows ? "window" : "round"} ${run.round}/${run.num_rounds} · edgetide` : "edgetide";
 
   const counts = countStates(devices);
   setText(byId("online"), `${devices.filter((d) => d.online).length} / ${devices.length}`);
@@ -62,11 +66,35 @@ function showTiles() {
     part.style.flexGrow = n;
     return part;
   }));
+}
+
+/** Returns the accuracy. */
+function showNetworkTiles() {
+  const { run, devices } = fleet;
+  const measured = curve.filter((p) => p.accuracy !== null);
+  const accuracy = measured.length ? measured.at(-1).accuracy : run?.accuracy ?? null;
+  setText(byId("accuracy"), percent(accuracy, 1));
+  const best = Math.max(...measured.map((p) => p.accuracy));
+  const gained = measured.length > 1 ? accuracy - measured.at(-2).accuracy : null;
+  setText(byId("accuracy-note"), gained === null
+    ? (accuracy === null ? "not measured yet" : "at the start")
+    : `${gained < 0 ? "−" : "+"}${Math.abs(100 * gained).toFixed(1)} points in the last round${best > accuracy ? `, best ${percent(best, 1)}` : ""}`);
   // From the versions, which survive a restart of the coordinator.
   const updates = curve.reduce((sum, p) => sum + (p.num_updates ?? 0), 0) || devices.reduce((sum, d) => sum + d.num_updates, 0);
   setText(byId("updates"), String(updates));
   const samples = devices.reduce((sum, d) => sum + (d.hello?.num_samples ?? 0), 0);
   setText(byId("updates-note"), samples ? `from ${samples.toLocaleString("en")} samples that stay on the devices` : "");
+  return accuracy;
+}
+
+/** Returns the accuracy so far. */
+function showStreamTiles() {
+  const { accuracy = null, f1 = null, samples = 0, sent_bytes_per_sample: sent = null, received_bytes_per_sample: received = null } = fleet.streams ?? {};
+  setText(byId("accuracy"), percent(accuracy, 1));
+  setText(byId("accuracy-note"), accuracy === null ? "nothing reported yet" : `so far, of ${whole(samples)} samples; F1 ${percent(f1, 1)}`);
+  setText(byId("updates"), sent === null ? "–" : `${short(sent)} / ${short(received)}`);
+  setText(byId("updates-note"), "sent / received by a device, without topics and headers");
+  return accuracy;
 }
 
 function countStates(devices) {
@@ -90,7 +118,8 @@ function showDevices() {
   byId("table-box").hidden = !table || !shown.length;
   byId("as-cards").setAttribute("aria-pressed", String(!table));
   byId("as-table").setAttribute("aria-pressed", String(table));
-  (table ? showRows : showCards)(shown, groups);
+  const reported = new Map((fleet.streams?.devices ?? []).map((one) => [one.device, one]));
+  (table ? showRows : showCards)(shown.map((d) => ({ ...d, flows, stream: reported.get(d.device) ?? null })), groups);
   byId("empty").hidden = shown.length > 0;
   setText(byId("empty"), devices.length ? "No device matches." : "Waiting for the first device.");
   byId("more").hidden = matching.length <= shown.length;
@@ -112,7 +141,7 @@ function showChips(counts) {
 }
 
 /** How an event is coloured, by words of its phrase. */
-const TONES = [[/refused|lost|failed|corrupt|damaged/, "bad"], [/paus|expired|late|silent|declin|duplicate/, "warn"], [/applied|finished|resumed|joined|accuracy/, "good"]];
+const TONES = [[/refused|lost|failed|corrupt|damaged/, "bad"], [/paus|expired|late|silent|declin|duplicate|drift/, "warn"], [/applied|finished|resumed|joined|accuracy/, "good"]];
 
 function showEvents() {
   const list = byId("events");
@@ -124,7 +153,7 @@ function showEvents() {
   list.replaceChildren(...fleet.events.map((e) => {
     const when = new Date(Date.now() - 1000 * e.ago_s);
     const tone = TONES.find(([words]) => words.test(e.event))?.[1] ?? "plain";
-    const details = Object.entries(e.details).map(([name, value]) =>
+    const details = Object.entries(e.details).filter(([, value]) => value !== "").map(([name, value]) =>
       h("span", { class: "detail" }, h("span", {}, name.replaceAll("_", " ")), ` ${typeof value === "string" ? value : JSON.stringify(value)}`));
     return h("li", { "data-tone": tone }, h("time", { datetime: when.toISOString() }, when.toLocaleTimeString("en-GB")),
       h("span", { class: "event" }, e.event), ...(e.device ? [h("code", {}, e.device)] : []), ...details);
@@ -143,7 +172,7 @@ function listen() {
   stream.addEventListener("fleet", (message) => { fleet = JSON.parse(message.data); show(); });
   stream.addEventListener("curve", (message) => {
     curve = JSON.parse(message.data);
-    drawAccuracy(byId("accuracy-chart"), curve);
+    showCharts();
     if (fleet) showTiles();
   });
   stream.addEventListener("error", () => {
@@ -156,9 +185,6 @@ function listen() {
 byId("search").addEventListener("input", () => fleet && showDevices());
 byId("as-cards").addEventListener("click", () => { layout = "cards"; if (fleet) showDevices(); });
 byId("as-table").addEventListener("click", () => { layout = "table"; if (fleet) showDevices(); });
-new ResizeObserver(() => {
-  drawAccuracy(byId("accuracy-chart"), curve);
-  if (fleet) drawTide(byId("tide-chart"), fleet.devices);
-}).observe(byId("accuracy-chart"));
+new ResizeObserver(showCharts).observe(byId("accuracy-chart"));
 
 listen();

@@ -97,3 +97,15 @@ def test_a_scenario_of_the_study_runs():
     result = simulate(msgspec.structs.replace(scenario, compare=None))
     assert len(result.class_accuracy) == 10
     assert result.virtual_s > 0
+
+
+def test_the_scenario_on_a_stream_runs_and_every_sample_counts_though_a_board_is_out_of_reach():
+    scenario = load_scenario(FOLDER / "gossip.yaml")
+    seen = simulate(msgspec.structs.replace(scenario, compare=None)).streams
+    assert seen is not None
+    assert seen["samples"] == 3000
+    assert len(seen["devices"]) == len(scenario.devices) == 5
+    assert seen["accuracy"] > 0.92
+    assert all(device["told"] and device["heard"] for device in seen["devices"])
+    worst = min(seen["windows"], key=lambda window: window["accuracy"])
+    assert worst["window"] in (7, 8)  # the classes swap in the 8th twelfth of the stream
