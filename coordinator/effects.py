@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import device_agent.effects as shared
-from device_agent.wire.messages import PeerReport, StreamReport
+from device_agent.wire.messages import PeerReport
+from device_agent.wire.stream_report import StreamReport
 from models.subnet import Array
 
 

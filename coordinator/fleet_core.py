@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from msgspec.structs import replace
+
 from coordinator.effects import Commit, CoordinatorEffect, Evaluate, Finished
 from coordinator.intake import Intake
 from coordinator.orders import (
@@ -32,6 +34,9 @@ from firmware_profiles.errors import WorldError
 from models.bundle import Bundle
 from models.data.dataset import without_ones
 from models.subnet import Array
+
+MOST_ROUNDS = 10
+"""Times the rounds of a run that it may have because devices are slower than was thought."""
 
 
 @dataclass
@@ -105,6 +110,13 @@ class FleetCore(ABC):
         """Versions that an update may be late."""
         return self.config.max_staleness
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether no round is left; one more follows while a device that is there has not done its part."""
+        round_, last = self.round, self.config.num_rounds
+        waits = any(device.online and not device.is_done for device in self.devices.values())
+        return round_ > last and not (waits and round_ <= MOST_ROUNDS * last)
+
     # ------------------------------------------------------------ what happens
 
     def on_start(self, now_s: float) -> list[CoordinatorEffect]:
@@ -140,6 +152,8 @@ class FleetCore(ABC):
         device.most_batches = max(device.most_batches, num_batches(self.config, hello))
         device.offered_policy = "" if rebooted else device.offered_policy
         device.table_due = None if rebooted else device.table_due  # its order comes again, with the table
+        if rebooted:
+            device.is_idle, device.has_bundle = self.assignment is not None, False
         effects: list[CoordinatorEffect] = []
         if joined or rebooted:
             effects.append(Note("device joined" if joined else "device restarted", device_id))
@@ -215,7 +229,7 @@ class FleetCore(ABC):
         else:
             self.round += 1
         self.replaces_model = False
-        self.state = "waiting" if self.round <= self.config.num_rounds else "evaluating"
+        self.state = "evaluating" if self._is_over else "waiting"
         self._closed()
         effects: list[CoordinatorEffect] = [
             *acks,
@@ -227,11 +241,15 @@ class FleetCore(ABC):
             effects += self._begin(now_s)
         return effects
 
-    def on_evaluated(self, version: int, accuracy: float, loss: float) -> list[CoordinatorEffect]:
-        """A version was measured; one whose loss is not finite gives way to the last sound one."""
+    def on_evaluated(self, version: int, accuracy: float | None, loss: float) -> list[CoordinatorEffect]:
+        """A version was measured; one whose loss is not finite gives way to the last sound one.
+
+        None: there was nothing to measure it on.
+        """
         if version < self.evaluated_version:
             return []
-        self.evaluated_version, self.accuracy = version, accuracy
+        self.evaluated_version = version
+        self.accuracy = self.accuracy if accuracy is None else accuracy
         note = Note("version evaluated", details={"version": version, "accuracy": accuracy})
         if not math.isfinite(loss) and self.sound_weights is not None:
             return [note, *self._replace_model(dict(self.sound_weights), "unsound model put back")]
@@ -314,14 +332,17 @@ class FleetCore(ABC):
             self.num_orders += 1
             device.give((self.boot_epoch << ORDER_BITS) + self.num_orders)
             device.table_due = None
+        device.is_idle = False
+        # Who learns a stream takes bundle and weights once: what can be fetched need not come along again.
+        is_light = device.has_bundle and self.bundle.settings.gossip is not None
         return Send(
             to=device_id,
             body=make_order(
                 self.config,
                 self.round,
                 device,
-                self.bundle_ref,
-                self.weights_ref,
+                replace(self.bundle_ref, data=None) if is_light else self.bundle_ref,
+                replace(self.weights_ref, data=None) if is_light else self.weights_ref,
                 deadline_s,
                 None if self.assignment is None else self.assignment.of(device_id),
             ),

@@ -9,9 +9,20 @@ from dataclasses import dataclass, field, replace
 from coordinator.effects import CoordinatorEffect, Record, Settled
 from coordinator.orders import Device
 from coordinator.strategies.strategy import Folding
-from coordinator.updates import Key, Wanted, acknowledge, check, key_of, read_delta, settle, verdict
+from coordinator.updates import (
+    Key,
+    Wanted,
+    acknowledge,
+    check,
+    key_of,
+    late_report,
+    read_delta,
+    settle,
+    verdict,
+)
 from device_agent.effects import Fetch, Note
 from device_agent.wire.messages import Envelope, Update
+from device_agent.wire.stream_report import StreamReport
 from firmware_profiles.errors import EdgetideError
 from models.subnet import Array
 
@@ -137,6 +148,8 @@ class Intake:
         if found is not None:
             return self._turn_away(envelope, update, device, wanted, *found)
         device.fold(update.order)
+        device.has_bundle = True
+        _look_at(device, update.stream)
         staleness = wanted.version - (envelope.base_version or 0)
         self.pending[key] = replace(settle(envelope, update, "applied"), staleness=staleness)
         details = {"round": update.round, "batches": len(update.step_vectors), "staleness": staleness}
@@ -167,7 +180,9 @@ class Intake:
         reason: str,
     ) -> list[CoordinatorEffect]:
         """Settle an update that changes no model."""
-        settled = settle(envelope, update, outcome, reason)
+        told = late_report(envelope, update, wanted) if outcome == "expired" else None
+        settled = replace(settle(envelope, update, outcome, reason), stream=told)
+        _look_at(device, told)
         self.settled[key_of(envelope)] = outcome
         device.answer(update.order)
         return [
@@ -175,3 +190,9 @@ class Intake:
             acknowledge(wanted.run, settled),
             Note(f"update {outcome}", envelope.sender, {"round": update.round, "reason": settled.reason}),
         ]
+
+
+def _look_at(device: Device, report: StreamReport | None) -> None:
+    """Whether a device's stream still has something to come that the run may wait for."""
+    if report is not None:
+        device.is_done = report.is_over or report.num_left is None

@@ -133,9 +133,10 @@ class CoordinatorNode:
             self.counters.messages_refused += 1
             log.warning("message refused: %s: %s", topic, error)
 
-    def evaluated(self, version: int, accuracy: float, loss: float) -> None:
-        """A version was measured."""
-        self.state.evaluated(version, accuracy, loss)
+    def evaluated(self, version: int, accuracy: float | None, loss: float) -> None:
+        """A version was measured; None: there was nothing to measure it on."""
+        if accuracy is not None:
+            self.state.evaluated(version, accuracy, loss)
         self.perform(self.core.on_evaluated(version, accuracy, loss))
 
     # ------------------------------------------------------------ messages

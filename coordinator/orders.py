@@ -69,6 +69,9 @@ class Device:
         offered_policy: digest of the policy last sent to it in this life, and since it was last away.
         table_due: rolled out since its order, and it has not said yet what became of it.
         most_batches: of an order to it so far; an update cannot have more.
+        is_done: the run need not wait for it: its stream is over, or never will be; or it has none.
+        is_idle: it began anew, and has no order in hand whatever it answered before.
+        has_bundle: it has reported in this life, so it has what orders bring.
     """
 
     hello: Hello | None = None
@@ -81,10 +84,13 @@ class Device:
     offered_policy: str = ""
     table_due: BlobRef | None = None
     most_batches: int = 0
+    is_done: bool = True
+    is_idle: bool = False
+    has_bundle: bool = False
 
     def give(self, order: int) -> None:
         """It gets this order."""
-        self.order, self.answered = order, False
+        self.order, self.answered, self.is_idle = order, False, False
         self.given_orders.append(order)
 
     def fold(self, order: int) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from coordinator.orders import RunConfig
 from coordinator.strategies.presets import Preset
 from device_agent.peers.topology import Neighbours, Topology, load_topology, neighbours
-from device_agent.wire.messages import Peering
+from device_agent.peers.topology_settings import MOST_NEIGHBOURS
+from device_agent.wire.messages import Neighbour, Peering
 from firmware_profiles.errors import UserError
 from models.gossip_settings import GossipSettings
 from models.peer_settings import PeerSettings
@@ -32,10 +33,12 @@ class Assignment:
         topology: what they follow from.
         epoch: counts the changes; begins with the coordinator's boot epoch in its upper bits, so that it
             rises over restarts.
+        joins_at_once: a device that comes within a window may hear the others at once.
     """
 
     topology: Topology
     epoch: int = 0
+    joins_at_once: bool = False
     _found: Neighbours = field(default_factory=dict)
 
     def open(self, devices: Iterable[str], window: int) -> None:
@@ -50,8 +53,16 @@ class Assignment:
         self._found = found
 
     def of(self, device: str) -> Peering:
-        """Whom a device exchanges with; one that comes within a window has nobody until the next."""
-        return Peering(neighbours=self._found.get(device, ()), epoch=self.epoch)
+        """Whom a device exchanges with.
+
+        One that comes within a window may have all others, where all are each other's neighbours; they learn
+        of it with the next. Else it has nobody until then.
+        """
+        found = self._found.get(device)
+        if found is None and self.joins_at_once and self.topology.settings.kind == "full":
+            num = min(len(self._found), MOST_NEIGHBOURS)
+            found = tuple(Neighbour(device=one, degree=num) for one in sorted(self._found)[:num])
+        return Peering(neighbours=found or (), epoch=self.epoch)
 
 
 def assignment_of(method: Preset, seed: int, boot_epoch: int) -> Assignment | None:
@@ -62,7 +73,8 @@ def assignment_of(method: Preset, seed: int, boot_epoch: int) -> Assignment | No
     """
     if method.peers is None and method.gossip is None:
         return None
-    return Assignment(load_topology(method.topology, seed), epoch=boot_epoch << 24)
+    topology = load_topology(method.topology, seed)
+    return Assignment(topology, epoch=boot_epoch << 24, joins_at_once=method.gossip is not None)
 
 
 def windowed(config: RunConfig, method: Preset) -> RunConfig:

@@ -91,7 +91,7 @@ class RoundsCore(FleetCore):
             return []
         if device.order is not None:
             # It may have been lost on the way or with a reboot; an agent that has it ignores the repeat.
-            return [] if device.answered else [self._order(device_id, left_s)]
+            return [] if device.answered and not device.is_idle else [self._order(device_id, left_s)]
         if left_s < JOIN_FRACTION * self.deadline_s or not self._plan([device.hello]):
             return []
         return [self._order(device_id, left_s)]

@@ -17,13 +17,13 @@ from coordinator.effects import Commit, Settled
 from coordinator.model_store import ModelStore
 from coordinator.peer_view import PeerView, Told, fold_run
 from coordinator.peer_view import to_json as peers_json
-from coordinator.stream_view import StreamView, ToldOfStream, summed
+from coordinator.stream_view import StreamView, ToldOfStream
 from coordinator.stream_view import fold_run as fold_streams
 from coordinator.stream_view import to_json as streams_json
 from coordinator.updates import histogram
 from device_agent.effects import Note
-from device_agent.wire.messages import Hello, PeerReport, Run, StreamReport
-from models.prototypes.prequential import accuracy
+from device_agent.wire.messages import Hello, PeerReport, Run
+from device_agent.wire.stream_report import StreamReport
 from models.subnet import Array
 
 RECENT = 12
@@ -73,7 +73,8 @@ class DurableRun:
             num_updates=applied,
             bytes_sent=self.base_bytes + bytes_sent,
         )
-        self.database.commit_round(self.run, version, [_outcome(settled) for settled in commit.settled])
+        outcomes = [_outcome(settled, commit.round) for settled in commit.settled]
+        self.database.commit_round(self.run, version, outcomes)
         with self._files:
             if len(self._recent) == RECENT:
                 self.store.prune(self._recent)
@@ -211,27 +212,23 @@ def streams_of(database: Database, run: str, offset_s: float = 0.0) -> StreamVie
         run: its id.
         offset_s: from seconds of the run to those of another clock.
     """
-    told: dict[str, list[ToldOfStream]] = {"applied": [], "expired": []}
-    for outcome in database.outcomes(run):
-        if outcome.stream is not None and outcome.outcome in told:
-            report = msgspec.convert(outcome.stream, StreamReport)
-            told[outcome.outcome].append(ToldOfStream(outcome.update.device, outcome.stream["round"], report))
-    closed_s = {version.round: version.wall_s + offset_s for version in reversed(database.curve(run))}
-    return fold_streams(told["expired"], told["applied"], closed_s) if any(told.values()) else None
-
-
-def window_accuracy(database: Database, run: str, version: int) -> float | None:
-    """Share of right predictions in the reports of a version's window, None where no label came."""
-    window = {one.version: one.round for one in database.curve(run)}[version]
-    counts = summed(
-        msgspec.convert(outcome.stream, StreamReport)
+    told = [
+        ToldOfStream(
+            outcome.update.device,
+            outcome.stream["round"],
+            msgspec.convert(outcome.stream, StreamReport),
+            in_time=outcome.outcome == "applied",
+        )
         for outcome in database.outcomes(run)
-        if outcome.stream is not None and outcome.outcome == "applied" and outcome.stream["round"] == window
-    )
-    return None if counts is None else accuracy(counts)
+        if outcome.stream is not None
+    ]
+    closed_s = {version.round: version.wall_s + offset_s for version in reversed(database.curve(run))}
+    return fold_streams(told, closed_s) if told else None
 
 
-def _outcome(settled: Settled) -> Outcome:
+def _outcome(settled: Settled, window: int | None = None) -> Outcome:
+    """As it is kept; what is in a version belongs to its window, whatever the device says."""
+    number = settled.round if window is None or settled.outcome != "applied" else window
     peers = settled.peers
     if peers is not None and not all(map(math.isfinite, peers.sketch)):
         peers = msgspec.structs.replace(peers, sketch=())  # JSON has no NaN, and not every database takes it
@@ -242,8 +239,6 @@ def _outcome(settled: Settled) -> Outcome:
         macs=settled.macs,
         vectors=settled.vectors,
         staleness=settled.staleness,
-        peers=None if peers is None else {"round": settled.round, **msgspec.to_builtins(peers)},
-        stream=None
-        if settled.stream is None
-        else {"round": settled.round, **msgspec.to_builtins(settled.stream)},
+        peers=None if peers is None else {"round": number, **msgspec.to_builtins(peers)},
+        stream=None if settled.stream is None else {"round": number, **msgspec.to_builtins(settled.stream)},
     )

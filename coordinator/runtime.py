@@ -33,9 +33,10 @@ from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
 from coordinator.peering import assignment_of, stream_window_s, window_s, windowed
 from coordinator.rollout import keep, restore, roll_out
-from coordinator.run_state import DurableRun, make_report, peers_of, streams_of, window_accuracy
+from coordinator.run_state import DurableRun, make_report, peers_of, streams_of
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
 from coordinator.state_lock import locked
+from coordinator.stream_view import newest_window
 from device_agent.loop import Action, Loop
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.mqtt import MqttBus
@@ -239,9 +240,7 @@ def _evaluation(
 
     def count(version: int) -> None:
         if version:  # before the first window nothing was predicted
-            found = window_accuracy(state.database, state.run, version)
-            right = found if found is not None else node().core.accuracy or 0.0
-            node().evaluated(version, right, 1.0 - right)
+            node().evaluated(version, *newest_window(node().view.streams))
 
     return lambda version, _weights: post(lambda: count(version)), lambda: None
 

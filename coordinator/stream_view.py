@@ -1,6 +1,8 @@
 """What is seen of learning from streams: a pure fold over the reports of devices.
 
 Every prediction was made before its label was known (prequential), so accuracy and F1 need no held-out data.
+A report tells of all since the run began on its device: of a device's reports the one of most samples counts,
+and a window is what came to it since the one before. So the order in which reports come changes nothing.
 Whatever devices report, the state stays bounded: in windows, devices, pairs and drifts.
 """
 
@@ -15,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from device_agent.wire.messages import DriftSeen, PairAge, StreamReport
+from device_agent.gossip.tally import COUNTED
+from device_agent.wire.stream_report import MAX_SAMPLES, DriftSeen, StreamReport
 from models.prototypes.prequential import accuracy, f1_scores
 
 MAX_WINDOWS = 2000
@@ -24,8 +27,6 @@ MAX_DEVICES = 4096
 """What is said of further ones is left out."""
 MAX_DRIFTS = 20
 """Of a device, the latest."""
-MAX_SAMPLES = 2**40
-"""In one report; of more, sums over devices and reports might not fit into 64 bits."""
 MAX_SHOWN_PAIRS = 2500
 """In one view, so that the page of a large fleet stays light."""
 
@@ -37,11 +38,13 @@ class ToldOfStream(NamedTuple):
 
     Attributes:
         device, window: who, of which window. report: what.
+        in_time: whether it is among its window's.
     """
 
     device: str
     window: int
     report: StreamReport
+    in_time: bool
 
 
 @dataclass(frozen=True)
@@ -49,25 +52,16 @@ class DeviceStream:
     """What a device told so far.
 
     Attributes:
-        counts: int64 [C, C], samples by true class, then predicted one. recent: of the last report alone.
-        seen: samples of the stream. is_over: no more will come.
-        told, heard, repeats, unread, missed, bytes_sent, bytes_received: as in StreamReport, of all reports.
-        drifts: the latest. ages: by neighbour.
+        report: that of most samples. counts: of it: int64 [C, C], samples by true class, then predicted one.
+        at_window: counts when its last window was closed. recent: what came with that window.
+        drifts: the latest, by sample.
     """
 
+    report: StreamReport
     counts: Counts
+    at_window: Counts
     recent: Counts
-    seen: int = 0
-    is_over: bool = False
-    told: int = 0
-    heard: int = 0
-    repeats: int = 0
-    unread: int = 0
-    missed: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
     drifts: tuple[DriftSeen, ...] = ()
-    ages: Mapping[str, PairAge] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,8 @@ class StreamWindow:
 
     Attributes:
         number: of the window, from 1. at_s: when it was closed.
-        num_devices: that reported. num_samples: whose labels came. accuracy, f1: of them, None without any.
+        num_devices: that reported. num_samples: whose labels came since their last window.
+        accuracy, f1: of these, None without any.
     """
 
     number: int
@@ -100,31 +95,21 @@ class StreamView:
 
 
 def fold_report(view: StreamView | None, device: str, report: StreamReport) -> StreamView:
-    """The view after a device reported; what contradicts its earlier reports is left out."""
+    """The view after a device reported, in time or not; what is no report of a stream changes nothing."""
     before = view or StreamView()
-    counts = counts_of(report)
-    known = before.devices.get(device)
+    counts, known = counts_of(report), before.devices.get(device)
     if counts is None or (known is None and len(before.devices) >= MAX_DEVICES):
         return before
-    if known is None:
-        known = DeviceStream(np.zeros_like(counts), counts)
-    if known.counts.shape != counts.shape:
+    if known is not None and known.counts.shape != counts.shape:
         return before
-    totals = {
-        name: getattr(known, name) + getattr(report, name)
-        for name in ("told", "heard", "repeats", "unread", "missed", "bytes_sent", "bytes_received")
-    }
-    after = replace(
-        known,
-        counts=known.counts + counts,
-        recent=counts,
-        seen=max(known.seen, report.seen),
-        is_over=report.is_over,
-        drifts=(*known.drifts, *report.drifts)[-MAX_DRIFTS:],
-        ages=report.ages,
-        **totals,
-    )
-    return replace(before, devices={**before.devices, device: after})
+    if known is None:
+        nothing = np.zeros_like(counts)
+        known = DeviceStream(report, counts, nothing, nothing)
+    drifts = tuple(sorted({*known.drifts, *report.drifts}, key=lambda one: one.sample))[-MAX_DRIFTS:]
+    known = replace(known, drifts=drifts)
+    if _extent(report, counts) >= _extent(known.report, known.counts):
+        known = replace(known, report=report, counts=counts)
+    return replace(before, devices={**before.devices, device: known})
 
 
 def fold_window(
@@ -141,36 +126,54 @@ def fold_window(
     folded = view or StreamView()
     for device, report in reports:
         folded = fold_report(folded, device, report)
-    counts = summed(report for _, report in reports)
+    devices, new = dict(folded.devices), list[Counts]()
+    told = {device for device, _ in reports} & devices.keys()
+    for device in sorted(told):
+        known = devices[device]
+        gained = np.maximum(known.counts - known.at_window, 0)
+        devices[device] = replace(known, at_window=known.counts, recent=gained)
+        new.append(gained)
+    counts = _sum(new)
     window = StreamWindow(
         number,
         at_s,
-        len(reports),
+        len(told),
         0 if counts is None else int(counts.sum()),
         None if counts is None else accuracy(counts),
         None if counts is None else mean_f1(counts),
     )
-    return replace(folded, windows=(*folded.windows, window)[-MAX_WINDOWS:])
+    return replace(folded, devices=devices, windows=(*folded.windows, window)[-MAX_WINDOWS:])
 
 
-def fold_run(
-    told: Iterable[ToldOfStream], in_time: Iterable[ToldOfStream], closed_s: Mapping[int, float]
-) -> StreamView:
+def fold_run(told: Iterable[ToldOfStream], closed_s: Mapping[int, float]) -> StreamView:
     """The view of a whole run.
 
     Args:
-        told: what came too late for its window.
-        in_time: the other reports.
+        told: by all devices in all windows.
         closed_s: when each window was closed.
     """
     view, windows = StreamView(), dict[int, list[tuple[str, StreamReport]]]()
+    late = []
     for one in told:
-        view = fold_report(view, one.device, one.report)
-    for one in in_time:
-        windows.setdefault(one.window, []).append((one.device, one.report))
+        if one.in_time:
+            windows.setdefault(one.window, []).append((one.device, one.report))
+        else:
+            late.append(one)
     for number, reports in sorted(windows.items()):
         view = fold_window(view, number, closed_s.get(number, 0.0), reports)
+    for one in late:
+        view = fold_report(view, one.device, one.report)
     return view
+
+
+def _extent(report: StreamReport, counts: Counts) -> tuple[int, int]:
+    return int(counts.sum()), report.seen
+
+
+def newest_window(view: StreamView | None) -> tuple[float | None, float]:
+    """(accuracy, share of wrong predictions) of the newest window; (None, 0) where no label came in it."""
+    found = view.windows[-1].accuracy if view is not None and view.windows else None
+    return found, 0.0 if found is None else 1.0 - found
 
 
 def counts_of(report: StreamReport) -> Counts | None:
@@ -179,11 +182,6 @@ def counts_of(report: StreamReport) -> Counts | None:
     if num_classes < 1 or num_classes**2 != len(report.counts) or sum(report.counts) > MAX_SAMPLES:
         return None
     return np.array(report.counts, np.int64).reshape(num_classes, num_classes)
-
-
-def summed(reports: Iterable[StreamReport]) -> Counts | None:
-    """The counts of all; None where there are none. Those of other classes than most are left out."""
-    return _sum(counts for report in reports if (counts := counts_of(report)) is not None)
 
 
 def mean_f1(counts: Counts) -> float | None:
@@ -210,7 +208,7 @@ def to_json(view: StreamView, now_s: float | None = None) -> dict[str, Any]:
     pairs = [
         [device, other, age.updates, age.mean_s, age.peak_s, age.expected_s]
         for device, stream in sorted(view.devices.items())
-        for other, age in sorted(stream.ages.items())
+        for other, age in sorted(stream.report.ages.items())
     ]
     shown = sorted(pairs, key=lambda pair: -int(pair[2] or 0))[:MAX_SHOWN_PAIRS]
     return {
@@ -218,8 +216,10 @@ def to_json(view: StreamView, now_s: float | None = None) -> dict[str, Any]:
         "f1": None if counts is None else _rounded(mean_f1(counts)),
         "f1_by_class": [] if counts is None else [round(float(one), 4) for one in f1_scores(counts)],
         "samples": num_samples,
-        "sent_bytes_per_sample": _per_sample(sum(one.bytes_sent for one in devices), num_samples),
-        "received_bytes_per_sample": _per_sample(sum(one.bytes_received for one in devices), num_samples),
+        "sent_bytes_per_sample": _per_sample(sum(one.report.bytes_sent for one in devices), num_samples),
+        "received_bytes_per_sample": _per_sample(
+            sum(one.report.bytes_received for one in devices), num_samples
+        ),
         "windows": [
             {
                 "window": one.number,
@@ -245,22 +245,16 @@ def _sum(counts: Iterable[Counts]) -> Counts | None:
 
 
 def _device_json(device: str, stream: DeviceStream) -> dict[str, Any]:
-    num_samples = int(stream.counts.sum())
+    report = stream.report
     return {
         "device": device,
-        "seen": stream.seen,
-        "is_over": stream.is_over,
-        "labelled": num_samples,
+        "seen": report.seen,
+        "is_over": report.is_over,
+        "labelled": int(stream.counts.sum()),
         "accuracy": _rounded(accuracy(stream.counts)),
         "f1": _rounded(mean_f1(stream.counts)),
         "recent_accuracy": _rounded(accuracy(stream.recent)),
-        "told": stream.told,
-        "heard": stream.heard,
-        "repeats": stream.repeats,
-        "unread": stream.unread,
-        "missed": stream.missed,
-        "bytes_sent": stream.bytes_sent,
-        "bytes_received": stream.bytes_received,
+        **{name: getattr(report, name) for name in COUNTED},
         "drifts": [[drift.sample, drift.before, drift.after] for drift in stream.drifts],
     }
 

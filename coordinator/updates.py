@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from coordinator.effects import Settled
 from coordinator.orders import MAX_BATCHES, Device
 from device_agent.effects import Note, Send
-from device_agent.wire.messages import Ack, Envelope, StreamReport, Update
+from device_agent.wire.messages import Ack, Envelope, Update
+from device_agent.wire.stream_report import MAX_SAMPLES, StreamReport
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
 from models.compression.codec import decode, most_bytes
@@ -128,12 +129,15 @@ def check_stream(update: Update, report: StreamReport, num_classes: int) -> None
     """Check what an update claims of a stream.
 
     Raises:
-        PeerError: its counts are not a square of so many classes, or of other samples than it says.
+        PeerError: its counts are not a square of so many classes, are of other samples than it says, or of
+            more than it has seen or than there can be.
     """
     if len(report.counts) != num_classes**2:
         raise PeerError(f"{len(report.counts)} counts are not those of {num_classes} classes")
     if sum(report.counts) != update.num_samples:
         raise PeerError(f"its counts are of {sum(report.counts)} samples, it says {update.num_samples}")
+    if not update.num_samples <= report.seen <= MAX_SAMPLES:
+        raise PeerError(f"its counts are of {update.num_samples} samples, and it has seen {report.seen}")
 
 
 def read_delta(content: bytes, update: Update, wanted: Wanted) -> dict[str, Array]:
@@ -160,6 +164,17 @@ def read_delta(content: bytes, update: Update, wanted: Wanted) -> dict[str, Arra
         mask=trained,
         settings=bundle.settings.delta_compression,
     )
+
+
+def late_report(envelope: Envelope, update: Update, wanted: Wanted) -> StreamReport | None:
+    """What an update that changes no model tells of the run's streams all the same; None: nothing sound."""
+    if update.stream is None or envelope.run != wanted.run or wanted.bundle.settings.gossip is None:
+        return None
+    try:
+        check_stream(update, update.stream, wanted.bundle.graph.num_classes)
+    except PeerError:
+        return None
+    return update.stream
 
 
 def settle(envelope: Envelope, update: Update, outcome: str, reason: str = "") -> Settled:

@@ -301,6 +301,8 @@ class AgentCore:
         self.progress = Progress()
         effects += self._stop_fetching(keep={order.bundle.digest, order.weights.digest})
         self.awaited = {}
+        if self.session is not None and not self.session.needs(order):
+            return [*effects, *self.session.on_order(self.in_hand, self.session.bundle, b"", {})]
         for ref in (order.bundle, order.weights):
             self.awaited[ref.digest] = ref.data
             if ref.data is None:

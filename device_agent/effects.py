@@ -100,11 +100,12 @@ class OpenStream:
     """Bring the device's own samples, one after another, to the session.
 
     Attributes:
-        position: samples of an earlier life that were learned already.
+        position: where a stored stream goes on. first_number: of samples that a live one brings.
         passes: over a stored stream. sample_s: between two samples of one that is replayed.
     """
 
     position: int
+    first_number: int
     passes: int
     sample_s: float
 

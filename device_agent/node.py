@@ -69,6 +69,18 @@ class Counters:
     messages_refused: int = 0
 
 
+class _Once:
+    """Subscribes to a topic once, whoever asks for it, since all of it comes to `received`."""
+
+    def __init__(self, listen: Callable[[str], None]) -> None:
+        self._listen, self._topics = listen, set[str]()
+
+    def __call__(self, topic: str) -> None:
+        if topic not in self._topics:
+            self._topics.add(topic)
+            self._listen(topic)
+
+
 class AgentNode:
     """An agent, wherever it runs.
 
@@ -119,13 +131,13 @@ class AgentNode:
             fetched=lambda digest, content: self._perform(core.on_fetched(digest, content)),
             failed=lambda digest, reason: self._perform(core.on_fetch_failed(digest, reason)),
         )
-        listen = listen or (lambda topic: bus.subscribe(topic, self.received))
+        once = _Once(listen or (lambda topic: bus.subscribe(topic, self.received)))
         self._link = PeerLink(
             fleet=fleet,
             core=core,
             timers=timers,
             publish=self._publish_once,
-            listen=listen,
+            listen=once,
             stamp=self._stamp,
             perform=self._perform,
         )
@@ -134,7 +146,7 @@ class AgentNode:
             core=core,
             timers=timers,
             publish=self._publish_once,
-            listen=listen,
+            listen=once,
             streams=streams or no_stream,
             pause=jobs.pause,
             perform=self._perform,
@@ -158,6 +170,7 @@ class AgentNode:
         self._is_online = self._fetching.is_online = True
         self._perform(self.core.on_connected())
         self._fetching.on_reconnect()
+        self._gossip.connected()
         self.outbox.on_reconnect(self.timers.now_s())
         self._offer_outbox()
 

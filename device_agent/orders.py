@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from device_agent.effects import Send
 from device_agent.wire.messages import Order, Update
@@ -20,6 +23,18 @@ class OrderInHand:
     base_version: int
     base_digest: str
     deadline_at_s: float
+
+    def unit(self, number: int, num_batches: int, deadline_at_s: float) -> OrderInHand:
+        """A part of it, of other mini-batches than the other parts.
+
+        Args:
+            number: of the part.
+            num_batches: of it.
+            deadline_at_s: by when it is to be done.
+        """
+        seed = hashlib.sha256(f"{self.order.seed}/{number}".encode()).digest()[:6]
+        order = msgspec.structs.replace(self.order, num_batches=num_batches, seed=int.from_bytes(seed, "big"))
+        return replace(self, order=order, deadline_at_s=deadline_at_s)
 
     def report(self, update: Update, content: bytes) -> Send:
         """What answers the order, kept until it is acknowledged; `content` is that of `update.delta`."""

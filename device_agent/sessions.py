@@ -51,6 +51,10 @@ class Session(Protocol):
         """Whether an order may belong to this session, which then goes on until its bundle is here."""
         ...
 
+    def needs(self, order: Order, /) -> bool:
+        """Whether what a later order names must be here before it is taken."""
+        ...
+
     def fits(self, bundle: Bundle) -> bool:
         """Whether a later order's bundle is this session's."""
         ...

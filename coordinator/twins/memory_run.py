@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.effects import Commit, Settled
-from coordinator.stream_view import summed
 from device_agent.effects import Note
 from device_agent.wire.messages import Hello, Run
-from models.prototypes.prequential import accuracy
 from models.subnet import Array
 
 
@@ -68,7 +66,8 @@ class MemoryRun:
         del bytes_sent  # the simulator counts at the senders
         self.committed_s[commit.version] = self.clock()
         self.closed_s.setdefault(commit.round, self.clock())  # a model that is replaced closes none
-        self.settled += commit.settled
+        # What is in a version belongs to its window, whatever the device says.
+        self.settled += [replace(one, round=commit.round) for one in commit.settled]
         self.stored = self.stored.after(commit)
 
     def record(self, settled: Settled) -> None:
@@ -88,18 +87,6 @@ class MemoryRun:
 
     def announced(self, run: Run) -> None:
         """Nothing: the core has it."""
-
-    def share_predicted(self, version: int) -> float:
-        """Share of right predictions in the reports of a version's window; of none that of the one before."""
-        closed = {time_s: window for window, time_s in self.closed_s.items()}
-        window = closed.get(self.committed_s[version])
-        counts = summed(
-            one.stream
-            for one in self.settled
-            if one.stream is not None and one.outcome == "applied" and one.round == window
-        )
-        found = None if counts is None else accuracy(counts)
-        return (self.newest_accuracy or 0.0) if found is None else found
 
     @property
     def newest_accuracy(self) -> float | None:

@@ -19,6 +19,7 @@ from coordinator.twins.node_accuracy import NodePoint
 from coordinator.twins.scenario import Scenario
 from coordinator.twins.twin import MeteredBus, Twin
 from coordinator.updates import histogram
+from firmware_profiles.errors import UserError
 
 GRANT_READINGS = 16
 """Times at which the budget of one order is looked at."""
@@ -73,7 +74,7 @@ class SimResult:
             barriers, and round_s are the seconds of a window.
         peers: `coordinator.peer_view.to_json` of such a run, else None.
         streams: `coordinator.stream_view.to_json` of one that learns from streams, else None. Then accuracy
-            is the share of right predictions of the run, and in accuracy_curve of each window.
+            is the share of right predictions of the run, and in accuracy_curve of each window, after a 0.
         staleness: "2" -> applied updates that were two versions late.
         weights_digest: of the last version. vector_shares: "8-16-16" -> share of the mini-batches.
     """
@@ -105,9 +106,10 @@ class SimResult:
     staleness: dict[str, int] = field(default_factory=dict)
 
     def accuracy_at(self, virtual_s: float) -> float:
-        """Accuracy of the newest version at a time, 0 before the first."""
-        found = [accuracy for time_s, accuracy in self.accuracy_curve if time_s <= virtual_s or time_s == 0.0]
-        return found[-1] if found else 0.0
+        """Accuracy of the newest version at a time."""
+        return [accuracy for time_s, accuracy in self.accuracy_curve if time_s <= virtual_s or time_s == 0.0][
+            -1
+        ]
 
 
 def make_result(
@@ -133,14 +135,15 @@ def make_result(
     totals: Counter[str] = Counter()
     for device in devices:
         totals.update(device.vectors)
-    curve, streams = state.curve(), _streams(state)
+    streams = _streams(state)
+    curve = state.curve() if streams is None else [(0.0, 0.0), *state.curve()]  # nothing is predicted yet
     buses = [coordinator_bus, *(twin.bus for twin in twins.values())]
     return SimResult(
         scenario=scenario.name,
         strategy=scenario.strategy,
         engine=engine,
         seed=seed,
-        accuracy=curve[-1][1] if streams is None else streams["accuracy"],
+        accuracy=_accuracy(scenario, curve, streams),
         accuracy_curve=tuple((round(time_s, 3), accuracy) for time_s, accuracy in curve),
         rounds=min(scenario.rounds, window * state.stored.round // num_windows),
         virtual_s=round(virtual_s, 3),
@@ -221,17 +224,28 @@ def _peers(state: MemoryRun) -> dict[str, Any] | None:
 
 
 def _streams(state: MemoryRun) -> dict[str, Any] | None:
-    told = {
-        outcome: [
-            ToldOfStream(one.device, one.round, one.stream)
-            for one in state.settled
-            if one.stream is not None and one.outcome == outcome
-        ]
-        for outcome in ("applied", "expired")
-    }
-    if not any(told.values()):
-        return None
-    return streams_json(fold_streams(told["expired"], told["applied"], state.closed_s))
+    told = [
+        ToldOfStream(one.device, one.round, one.stream, in_time=one.outcome == "applied")
+        for one in state.settled
+        if one.stream is not None
+    ]
+    return streams_json(fold_streams(told, state.closed_s)) if told else None
+
+
+def _accuracy(
+    scenario: Scenario, curve: Sequence[tuple[float, float]], streams: dict[str, Any] | None
+) -> float:
+    """Of the last version, or of all predictions of streams.
+
+    Raises:
+        UserError: the run ended before there was any.
+    """
+    found = streams["accuracy"] if streams is not None else curve[-1][1] if curve else None
+    if found is None:
+        raise UserError(
+            f"scenario {scenario.name!r} ended before a device reported a label: give it more time (until_s)"
+        )
+    return found
 
 
 def _share(part: float, whole: float) -> float | None:

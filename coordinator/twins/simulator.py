@@ -25,6 +25,7 @@ from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
 from coordinator.peering import assignment_of, windowed
 from coordinator.settings import Learning, LearningConfig, prepare_learning, read_optimizer
+from coordinator.stream_view import newest_window
 from coordinator.twins.clock import VirtualClock, VirtualTimers
 from coordinator.twins.data_shares import measured_after_a_round, split_for
 from coordinator.twins.equipment import Equipment, equip
@@ -289,8 +290,7 @@ class _Simulation:
     def _evaluate(self, version: int, weights: dict[str, Array]) -> None:
         if self._learning.method.gossip is not None:
             if version:  # before the first window nothing was predicted
-                right = self._state.share_predicted(version)
-                self._coordinator.evaluated(version, right, 1.0 - right)
+                self._coordinator.evaluated(version, *newest_window(self._coordinator.view.streams))
             return
         is_last = self._coordinator.core.state == "evaluating"
         held_out = self._data.test if is_last else self._part_of_test

@@ -87,8 +87,7 @@ class GossipLink:
         """Say something, which may be lost."""
         payload = encode_whisper(tell.whisper)
         if (run := self._core.gossip) is not None:
-            run.tally.told += 1
-            run.tally.bytes_sent += len(payload)
+            run.on_told(len(payload))
         self._publish(device_topic(self._fleet, self._device, f"peer/{tell.to}"), payload)
 
     def hears(self, topic: str) -> bool:
@@ -104,9 +103,14 @@ class GossipLink:
         run = self._core.gossip
         if run is None:
             return
-        run.tally.bytes_received += len(payload)
         _, sender, _ = parse_topic(topic)
-        self._perform(run.on_whisper(self._timers.now_s(), sender, decode_whisper(payload, topic)))
+        whisper = decode_whisper(payload, topic)
+        self._perform(run.on_whisper(self._timers.now_s(), sender, whisper, len(payload)))
+
+    def connected(self) -> None:
+        """The bus is (again) connected."""
+        if (run := self._core.gossip) is not None:
+            run.on_connected()
 
     # ------------------------------------------------------------ the stream
 
@@ -130,9 +134,15 @@ class GossipLink:
             self._stream = None
             self._timers.cancel_timer("stream/leave")
 
+    def _count_missed(self, stream: Stream) -> None:
+        if (run := self._core.gossip) is not None:
+            run.on_missed(stream.num_missed - self._num_missed)
+            self._num_missed = stream.num_missed
+
     def _came(self, stream: Stream, samples: Sequence[Sample]) -> None:
         run = self._core.gossip
         if stream is self._stream and run is not None:
+            self._count_missed(stream)
             self._perform(run.on_samples(self._timers.now_s(), samples, stream.num_left))
 
     def _ended(self, stream: Stream) -> None:
@@ -152,6 +162,5 @@ class GossipLink:
         else:
             stream.hold()
             self._perform(self._core.on_paused(pause))
-        run.tally.missed += stream.num_missed - self._num_missed
-        self._num_missed = stream.num_missed
+        self._count_missed(stream)
         self._timers.set_timer("stream/leave", LOOK_S, self._look)

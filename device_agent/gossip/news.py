@@ -162,6 +162,10 @@ class NewsSharing:
         self.restarted(neighbour)
         self._learner.forget(neighbour)
 
+    def lost_touch(self) -> None:
+        """What was told of late may have reached nobody, the units of the features too."""
+        self._told_units.clear()
+
     def restarted(self, neighbour: str) -> None:
         """It began anew: it wants to be told, and needs units; what it told before stays true."""
         self._satisfied.discard(neighbour)

@@ -6,8 +6,8 @@
     samples and labels ──▶ the session learns and tells
     enough of them for the window, or its time is over ──▶ what was learned is kept, then reported
 
-Without a coordinator it goes on. What is kept is written before the report: killed between the two, the
-device's counts of a window are missing, and none is there twice.
+Without a coordinator it goes on. Reports tell of all since the run began, so that one which is lost, late or
+doubled spoils nothing. A restart goes on from the last report, at the oldest sample without a label then.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from device_agent.streams.stream import Sample
 from device_agent.telemetry import Learned
 from device_agent.wire.codec import refer
 from device_agent.wire.messages import Hello, Order, Update
+from device_agent.wire.stream_report import MAX_SAMPLES
 from device_agent.wire.whispers import Whisper
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle
@@ -49,8 +50,8 @@ from models.subnet import Array
 
 REPORT = "session/report"
 
-POSITION = "position"
-"""Of the arrays kept: samples of the stream that were learned."""
+POSITION, TALLY, COUNTS = "position", "tally", "counts"
+"""Of the arrays kept. The position is where a stored stream goes on, and the first number not used."""
 
 
 class GossipRun:
@@ -63,7 +64,7 @@ class GossipRun:
         learned: the arrays of `KeepLearned` of an earlier life in this run; None: there was none.
 
     Attributes:
-        session: predicts, learns and tells. tally: since the last report.
+        session: predicts, learns and tells. tally: of the run.
         bundle: of the newest order. seen: samples of the stream in this run.
 
     Raises:
@@ -101,8 +102,8 @@ class GossipRun:
         except (ValueError, MemoryError) as error:
             raise PeerError(f"a gossip run cannot begin: {error}") from error
         self.tally = Tally()
-        self._counted = self.session.prequential.counts.copy()
         self.seen, self.num_left = 0, None
+        self._next_number = 0
         self._is_over = False
         self._restored = "" if learned is None else self._restore(learned)
         self._in_hand = in_hand
@@ -126,7 +127,7 @@ class GossipRun:
         settings = self.settings
         effects: list[Effect] = [
             Overhear(self.session.neighbours),
-            OpenStream(self.seen, settings.passes, settings.sample_s),
+            OpenStream(self.seen, self._next_number, settings.passes, settings.sample_s),
             SetTimer(REPORT, 0.0),
         ]
         if self._restored:
@@ -140,6 +141,10 @@ class GossipRun:
     def takes(self, run: str, order: Order) -> bool:
         """Whether an order may belong to this session, which then goes on until its bundle is here."""
         return run == self.run and order.peering is not None
+
+    def needs(self, order: Order) -> bool:
+        """Whether what a later order names must be here before it is taken: another bundle, never weights."""
+        return order.bundle.digest != self.bundle_digest
 
     def fits(self, bundle: Bundle) -> bool:
         """Whether a later order's bundle is this session's."""
@@ -179,10 +184,14 @@ class GossipRun:
             effects += self._on_sample(now_s, sample)
         return [*effects, *self._report_if_due(now_s)]
 
-    def on_missed(self, num: int) -> list[Effect]:
+    def on_missed(self, num: int) -> None:
         """So many samples came that could not be learned."""
         self.tally.missed += num
-        return []
+
+    def on_told(self, num_bytes: int) -> None:
+        """A whisper was sent."""
+        self.tally.told += 1
+        self.tally.bytes_sent += num_bytes
 
     def on_ended(self, now_s: float) -> list[Effect]:
         """No more will come."""
@@ -194,6 +203,7 @@ class GossipRun:
         try:
             if sample.vector is not None:
                 self.seen += 1
+                self._next_number = max(self._next_number, sample.number + 1)
                 self.session.on_sample(sample.number, sample.vector.reshape(-1), now_s)
             if sample.label is None:
                 return []
@@ -212,19 +222,26 @@ class GossipRun:
         assert in_hand.order.peering is not None
         self.session.meet([one.device for one in in_hand.order.peering.neighbours])
 
-    def on_whisper(self, now_s: float, sender: str, whisper: Whisper) -> list[Tell]:
-        """A neighbour told something.
+    def on_whisper(self, now_s: float, sender: str, whisper: Whisper, num_bytes: int) -> list[Tell]:
+        """A device told something, in so many bytes; one that is no neighbour any more is not listened to.
 
         Raises:
-            PeerError: it is of another run, of a stranger, or cannot be used.
+            PeerError: it is of another run, or cannot be used.
         """
-        self.tally.heard += 1
-        session = self.session
+        session, tally = self.session, self.tally
+        if sender not in session.neighbours:
+            return []
+        tally.heard += 1
+        tally.bytes_received += num_bytes
         num_repeats, num_unread = session.num_repeats, session.num_unread
         tells = session.on_whisper(now_s, sender, whisper)
-        self.tally.repeats += session.num_repeats - num_repeats
-        self.tally.unread += session.num_unread - num_unread
+        tally.repeats += session.num_repeats - num_repeats
+        tally.unread += session.num_unread - num_unread
         return tells
+
+    def on_connected(self) -> None:
+        """The broker is there (again): what was told in the meantime reached nobody."""
+        self.session.lost_touch()
 
     # ------------------------------------------------------------ reports
 
@@ -233,11 +250,15 @@ class GossipRun:
         if owed is None or not (self._is_over or now_s >= owed.deadline_at_s or self._is_far_enough(owed)):
             return []
         self._owed = None
-        content = self._prototypes()
-        all_counts = self.session.prequential.counts
-        counts, self._counted = all_counts - self._counted, all_counts.copy()
+        content, counts = self._prototypes(), self.session.prequential.counts
         num_samples = int(counts.sum())
-        ages = pair_ages(self.session.ages, now_s)
+        report = self.tally.report(
+            counts,
+            pair_ages(self.session.ages, now_s),
+            seen=self.seen,
+            num_left=self.num_left,
+            is_over=self._is_over,
+        )
         update = Update(
             order=owed.order.order,
             round=owed.order.round,
@@ -250,24 +271,21 @@ class GossipRun:
             loss_sum=float(num_samples - np.trace(counts)),
             busy_s=0.0,
             wall_s=0.0,
-            stream=self.tally.report(self.seen, counts, ages, is_over=self._is_over),
+            stream=report,
         )
-        self.tally = Tally()
         details = {"order": update.order, "round": update.round, "samples": self.seen}
-        kept = {**self.session.learner.state(), POSITION: np.array([self.seen], np.int64)}
         return [
-            KeepLearned(self.run, kept),
+            KeepLearned(self.run, self._to_keep()),
             owed.report(update, content),
             Note("window reported", details=details),
         ]
 
     def _is_far_enough(self, owed: OrderInHand) -> bool:
-        """Whether the samples of the order's window are learned."""
-        if self.num_left is None:
-            return False
+        """Whether the samples of the order's window are learned; the last one ends with all labels."""
         num_windows = self.settings.windows * self.settings.passes
-        num_all = self.seen + self.num_left
-        return self.seen * num_windows >= num_all * min(owed.order.round, num_windows)
+        if self.num_left is None or owed.order.round >= num_windows:
+            return False
+        return self.seen * num_windows >= (self.seen + self.num_left) * owed.order.round
 
     def _prototypes(self) -> bytes:
         """The own ones, for a model of the whole fleet; of many their clusters."""
@@ -276,15 +294,30 @@ class GossipRun:
             own = by_means(own, NUM_PLACES, seed=0)
         return pack(own, self._num_classes, units=units_for(own) if len(own) else None, with_ages=False)
 
+    def _to_keep(self) -> dict[str, NDArray[np.generic]]:
+        oldest = self.session.oldest_waiting  # of a stored stream numbers count the samples
+        at = self.seen if oldest is None else min(self.seen, oldest)
+        return {
+            **self.session.learner.state(),
+            POSITION: np.array([at, self._next_number], np.int64),
+            TALLY: self.tally.saved(),
+            COUNTS: self.session.prequential.counts.copy(),
+        }
+
     def _restore(self, learned: Mapping[str, NDArray[np.generic]]) -> str:
         """Go on from what was kept; what became of it."""
+        counts = self.session.prequential.counts
+        own = {POSITION: np.zeros(2, np.int64), TALLY: self.tally.saved(), COUNTS: counts}
         try:
-            saved.check({POSITION: np.zeros(1, np.int64)}, learned)
-            saved.check_range(learned, POSITION, 0, 2**53)
-            self.session.learner.restore({name: one for name, one in learned.items() if name != POSITION})
+            saved.check(own, learned)
+            for name in own:
+                saved.check_range(learned, name, 0, MAX_SAMPLES)
+            self.session.learner.restore({name: one for name, one in learned.items() if name not in own})
         except ValueError as error:
             return f"cannot be used: {error}"
-        self.seen = int(learned[POSITION][0])
+        self.seen, self._next_number = (int(value) for value in learned[POSITION])
+        self.tally.restore(learned[TALLY])
+        counts[...] = learned[COUNTS]
         return "restored"
 
 

@@ -33,8 +33,14 @@ from models.prototypes.prototype_set import checked_class
 from models.prototypes.scaling import Scales
 from models.subnet import Array
 
-MOST_WAITING = 100_000
-"""Samples that wait for their labels; of more the oldest are never learned."""
+MOST_WAITING, MOST_WAITING_BYTES = 100_000, 16 * 2**20
+"""Samples that wait for their labels, and their features; of more the oldest are never learned."""
+
+MOST_KNOWN = 1000
+"""Devices that were neighbours and are not now, of which it is known what they told."""
+
+MOST_LEARNER_BYTES = 64 * 2**20
+"""That a learner may take: of more no board would be asked."""
 
 MOST_DRIFTS = 1000
 """That are remembered, the latest."""
@@ -85,6 +91,8 @@ class GossipSession:
         self.num_repeats = self.num_unread = self.num_unlabelled = self.num_drifts = 0
         self._mark, self._num_classes = mark_of(run), num_classes
         self._detector = DriftDetector()
+        self._most_waiting = min(MOST_WAITING, MOST_WAITING_BYTES // (4 * num_features))
+        _check_size(settings, num_features, num_classes)
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._heard: dict[str, Heard] = {}
         numbering = Numbering(self._mark, boot_epoch)
@@ -130,10 +138,15 @@ class GossipSession:
         """
         predicted = int(np.argmax(self.learner.predict_proba(x)))
         self._waiting[number] = _Waiting(np.array(x), predicted, now_s)
-        if len(self._waiting) > MOST_WAITING:
+        if len(self._waiting) > self._most_waiting:
             self._waiting.popitem(last=False)
             self.num_unlabelled += 1
         return predicted
+
+    @property
+    def oldest_waiting(self) -> int | None:
+        """The number of the oldest sample whose label has not come; None: there is none."""
+        return next(iter(self._waiting), None)
 
     def on_label(self, number: int, y: int, now_s: float | None = None) -> list[Tell]:
         """The class of a sample is known, at once or much later; an unknown or repeated one changes nothing.
@@ -164,14 +177,19 @@ class GossipSession:
     # ------------------------------------------------------------ neighbours
 
     def meet(self, neighbours: Sequence[str]) -> None:
-        """These are the neighbours from now on."""
-        gone = set(self.neighbours) - set(neighbours)
+        """These are the neighbours from now on; what others told stays, and they may come back."""
         self.neighbours = tuple(one for one in dict.fromkeys(neighbours) if one != self.device)
-        for one in gone:
+        strangers = [one for one in self._heard if one not in self.neighbours]
+        for one in strangers[: max(0, len(strangers) - MOST_KNOWN)]:
             self.ages.pop(one, None)
             self._heard.pop(one, None)
             if self._sharing is not None:
                 self._sharing.forget(one)
+
+    def lost_touch(self) -> None:
+        """What was told of late may have reached nobody."""
+        if isinstance(self._sharing, NewsSharing):
+            self._sharing.lost_touch()
 
     def on_whisper(self, now_s: float, sender: str, whisper: Whisper) -> list[Tell]:
         """A neighbour said something; what came before changes nothing.
@@ -206,3 +224,22 @@ class GossipSession:
             record = self.ages.get(sender, AgeRecord())
             self.ages[sender] = after_arrival(record, now_s, whisper.age_ms / 1000)
         return tells
+
+
+def _check_size(settings: GossipSettings, num_features: int, num_classes: int) -> None:
+    """Refuse a learner that is too large, before anything is allocated.
+
+    Raises:
+        ValueError: it is.
+    """
+    if settings.learner == "experts":
+        kept = settings.experts.memory + 2 * settings.experts.pool
+        num_bytes = kept * (8 * num_features + 4 * num_classes)
+    else:
+        most = settings.ilvq.max_prototypes
+        num_bytes = most * (16 * num_features + 4 * most)
+    if num_bytes > MOST_LEARNER_BYTES:
+        raise ValueError(
+            f"a learner of these settings takes {num_bytes / 2**20:.0f} MiB for {num_features} features, "
+            f"{MOST_LEARNER_BYTES >> 20} are allowed: keep fewer prototypes"
+        )

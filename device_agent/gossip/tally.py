@@ -1,4 +1,4 @@
-"""What a device counts between two reports of a gossip run."""
+"""What a device counts in a gossip run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from device_agent.wire.messages import DriftSeen, PairAge, StreamReport
+from device_agent.wire.stream_report import DriftSeen, PairAge, StreamReport
 from models.prototypes.ages import AgeRecord, expected_age_s, mean_age_s, mean_peak_s
 from models.prototypes.drift import Drift
 
 MOST_DRIFTS, MOST_PAIRS = 64, 1000
 """In one report."""
 
+COUNTED = ("told", "heard", "repeats", "unread", "missed", "bytes_sent", "bytes_received")
+"""What a tally adds up."""
+
 
 @dataclass
 class Tally:
-    """Counts; see `device_agent.wire.messages.StreamReport`."""
+    """Counts since the run began on this device; see `device_agent.wire.stream_report.StreamReport`.
+
+    Attributes:
+        drifts: since the last report.
+    """
 
     told: int = 0
     heard: int = 0
@@ -36,30 +43,43 @@ class Tally:
         self.drifts.append(DriftSeen(sample=at, before=_share(drift.before), after=_share(drift.after)))
 
     def report(
-        self, seen: int, counts: NDArray[np.int64], ages: Mapping[str, PairAge], *, is_over: bool
+        self,
+        counts: NDArray[np.int64],
+        ages: Mapping[str, PairAge],
+        *,
+        seen: int,
+        num_left: int | None,
+        is_over: bool,
     ) -> StreamReport:
-        """What is told of it.
+        """What is told of it; drifts are told once.
 
         Args:
-            seen: samples of the stream in this run.
-            counts: int64 [C, C], of samples by true class, then predicted one, since the last report.
+            counts: int64 [C, C], of samples by true class, then predicted one.
             ages: by neighbour.
+            seen: samples of the stream in this run.
+            num_left: to come, None: nobody knows.
             is_over: whether the stream is.
         """
+        drifts = tuple(self.drifts)
+        self.drifts.clear()
         return StreamReport(
             seen=seen,
             is_over=is_over,
+            num_left=num_left,
             counts=tuple(counts.ravel().tolist()),
-            told=self.told,
-            heard=self.heard,
-            repeats=self.repeats,
-            unread=self.unread,
-            missed=self.missed,
-            bytes_sent=self.bytes_sent,
-            bytes_received=self.bytes_received,
-            drifts=tuple(self.drifts),
+            drifts=drifts,
             ages=dict(ages),
+            **{name: getattr(self, name) for name in COUNTED},
         )
+
+    def saved(self) -> NDArray[np.int64]:
+        """To keep: int64 [COUNTED]."""
+        return np.array([getattr(self, name) for name in COUNTED], np.int64)
+
+    def restore(self, saved: NDArray[np.generic]) -> None:
+        """Go on from what was kept."""
+        for name, value in zip(COUNTED, saved.tolist(), strict=True):
+            setattr(self, name, int(value))
 
 
 def pair_ages(records: Mapping[str, AgeRecord], now_s: float) -> dict[str, PairAge]:

@@ -12,8 +12,8 @@
 At the pace `overlapped` a gradient is applied as soon as it is done, and the next unit starts then. Nothing
 waits for a neighbour, but at the pace `synchronous`. A device without neighbours trains on; one whose
 coordinator is gone goes on with the neighbours and the learning rate it has. Sub-networks train some entries
-of the weights; exchanges are over all of them, so neighbours need the same network and settings, and
-nothing else of them needs to be alike: not engine, table, speed, width or data.
+of the weights; exchanges are over all of them, so neighbours need the same network and settings; engine,
+table, speed, width and data may differ.
 
 References:
     Jeong, Zecchin, Kountouris, Asynchronous decentralized learning over unreliable wireless networks, ICC
@@ -23,10 +23,7 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 from typing import ClassVar
-
-import msgspec
 
 from device_agent.effects import CancelTimer, Effect, Listen, Note, SetTimer, StartJob, StopJob
 from device_agent.orders import JobRequest, OrderInHand
@@ -146,6 +143,10 @@ class PeerSession:
         """Whether an order may belong to this session, which then goes on until its bundle is here."""
         return run == self.run and order.peering is not None
 
+    def needs(self, _order: Order) -> bool:
+        """Whether what a later order names must be here first: always."""
+        return True
+
     def fits(self, bundle: Bundle) -> bool:
         """Whether a later order's bundle is this session's, whatever its table."""
         return mixing_digest(bundle) == self.dialogue.digest
@@ -244,18 +245,7 @@ class PeerSession:
             return []
         self._unit_step = self.step
         self._num_units += 1
-        newest = self._in_hand
-        seed = hashlib.sha256(f"{newest.order.seed}/{self._num_units}".encode()).digest()[:6]
-        order = msgspec.structs.replace(
-            newest.order, num_batches=self.settings.unit_batches, seed=int.from_bytes(seed, "big")
-        )
-        unit = OrderInHand(
-            order=order,
-            run=self.run,
-            base_version=newest.base_version,
-            base_digest=newest.base_digest,
-            deadline_at_s=now_s + self._unit_s,
-        )
+        unit = self._in_hand.unit(self._num_units, self.settings.unit_batches, now_s + self._unit_s)
         return [StartJob(JobRequest(in_hand=unit, bundle=self._content, weights=self.weights))]
 
     def _take_gradient(self, now_s: float) -> list[Effect]:

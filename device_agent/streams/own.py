@@ -47,7 +47,7 @@ def own_stream(
     """
     live = parse_live(data.source)
     if live is not None:
-        return _live_stream(live, effect.position, device, subscribe, post)
+        return _live_stream(live, effect.first_number, device, subscribe, post)
     stored = load_stream(data.source, data.seed)
     index, count = data.shard or (0, 1)
     rows = partition(stored.dataset, data.scheme, count, data.seed)[index]
@@ -106,11 +106,11 @@ def _times_s(rows: NDArray[np.int64], data: DataConfig, effect: OpenStream) -> N
 
 def _live_stream(
     live: LiveSource,
-    position: int,
+    first_number: int,
     device: str,
     subscribe: Subscribe,
     post: Callable[[Action], None],
 ) -> Stream:
     if live.kind == "mqtt":
-        return MqttStream(live, filled_in(live, device), subscribe, first_number=position)
-    return CommandStream(live, post, first_number=position)
+        return MqttStream(live, filled_in(live, device), subscribe, first_number=first_number)
+    return CommandStream(live, post, first_number=first_number)

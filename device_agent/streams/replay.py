@@ -14,9 +14,10 @@ from models.subnet import Array, Indices
 TIMER = "stream"
 
 BETWEEN_S = 0.02
-"""Between two deliveries, at least; what is due in the meantime comes together."""
+"""Between two deliveries, at least; what is due in the meantime comes together. One that took longer is
+followed by as long a time for other things: a board slower than its stream still hears its neighbours."""
 
-MOST_EVENTS = 256
+MOST_EVENTS = 64
 """In one delivery, so that the loop can do other things before the next."""
 
 
@@ -122,10 +123,11 @@ class ReplayStream:
     def _play(self) -> None:
         # The timer was for the aim; the clock may be short of it by rounding.
         played_s = max(self._timers.now_s() - self._began_s, self._aimed_s)
-        self._earliest_s = played_s + BETWEEN_S
         samples = self._take(played_s)
         if samples:
             self._deliver(samples)
+        done_s = max(self._timers.now_s() - self._began_s, played_s)
+        self._earliest_s = done_s + max(BETWEEN_S, done_s - played_s)
         if not self._running or self._held:
             return
         if self._next < self._num_steps:

@@ -12,16 +12,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from device_agent.wire.fields import Count, Digest, Fraction, Id, Reason, Seconds, Vector
+from device_agent.wire.stream_report import StreamReport
+
 SCHEMA_VERSION = 2
-
-Id = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}\Z")]  # \Z: $ would let a final newline through
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Count = Annotated[int, Meta(ge=0, le=2**53)]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
-Reason = Annotated[str, Meta(max_length=500)]
-Vector = Annotated[tuple[Annotated[int, Meta(ge=1, le=2**20)], ...], Meta(max_length=4096)]
-
 
 # ---------------------------------------------------------------- people's topics: JSON
 
@@ -192,57 +186,6 @@ class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
     discarded: Count = 0
     sketch: Annotated[tuple[float, ...], Meta(max_length=256)] = ()
     bytes_sent: Count = 0
-
-
-class PairAge(msgspec.Struct, frozen=True, kw_only=True):
-    """How old what a device has of a neighbour was, since the run began here.
-
-    Attributes:
-        updates: that brought something newer.
-        mean_s: over the time since the first. peak_s: just before each of the others. None: too few came.
-        expected_s: as the rate of the updates and their mean age on arrival let one expect.
-    """
-
-    updates: Count
-    mean_s: Seconds | None = None
-    peak_s: Seconds | None = None
-    expected_s: Seconds | None = None
-
-
-class DriftSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """The rate of errors changed: about at this sample of the device's, from one level to another."""
-
-    sample: Count
-    before: Fraction
-    after: Fraction
-
-
-class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How a device's learning from its stream went. All but `seen` and `ages` is since its last report.
-
-    Attributes:
-        seen: samples of the stream in this run. is_over: no more will come.
-        counts: of samples by true class, then predicted one: the rows of a square.
-        told, heard: messages to and of neighbours. repeats: of those heard, had come before.
-        unread: were in units that were lost on the way.
-        missed: samples that could not be read, or came while the device had no leave to learn.
-        bytes_sent, bytes_received: of these messages, topics and headers left out.
-        drifts: the latest.
-        ages: by neighbour.
-    """
-
-    seen: Count
-    is_over: bool
-    counts: Annotated[tuple[Count, ...], Meta(max_length=65_536)]
-    told: Count = 0
-    heard: Count = 0
-    repeats: Count = 0
-    unread: Count = 0
-    missed: Count = 0
-    bytes_sent: Count = 0
-    bytes_received: Count = 0
-    drifts: Annotated[tuple[DriftSeen, ...], Meta(max_length=64)] = ()
-    ages: Annotated[dict[Id, PairAge], Meta(max_length=1000)] = {}
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True, tag="update"):

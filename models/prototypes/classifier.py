@@ -31,6 +31,12 @@ TEMPERATURE = 0.02
 SHARPNESS = 10.0
 """Factor on the votes, which makes class scores of them."""
 
+QUARTILES = 1.349
+"""Standard deviations of a Gaussian between its quartiles."""
+
+MOST_COUNT = 50.0
+"""Samples that the scales of a fleet stand for where a device begins with them: its own soon weigh more."""
+
 _NOWHERE = -1e9
 
 
@@ -119,14 +125,19 @@ def scales_of(weights: Mapping[str, Array]) -> Scales | None:
     factor = weights["factor"].astype(np.float64)
     deviation = np.divide(1.0, factor, out=np.zeros_like(factor), where=factor > 0.0)
     mean = np.clip(weights["mean"].astype(np.float64), -LARGEST, LARGEST)
-    return Scales(mean, np.minimum(deviation, LARGEST) ** 2, float(num))
+    return Scales(mean, np.minimum(deviation, LARGEST) ** 2, min(float(num), MOST_COUNT))
 
 
 def _scales(prototypes: PrototypeSet, width: int) -> tuple[Doubles, Doubles]:
-    """Means, and what makes deviations one; 0 for a feature that is the same everywhere."""
+    """Middles, and what makes deviations one; 0 for a feature that is the same everywhere.
+
+    Medians and quartiles, so that a device with a faulty sensor spoils neither.
+    """
     if not len(prototypes):
         return np.zeros(width), np.ones(width)
     vectors = prototypes.vectors.astype(np.float64)
-    mean, deviation = vectors.mean(axis=0), vectors.std(axis=0)
+    low, mean, high = np.quantile(vectors, (0.25, 0.5, 0.75), axis=0)
+    deviation = (high - low) / QUARTILES
+    deviation = np.where(deviation > 0.0, deviation, vectors.std(axis=0))
     varies = deviation > 1e-6 * np.abs(mean) + 1e-30
     return mean, np.divide(1.0, deviation, out=np.zeros(width), where=varies)

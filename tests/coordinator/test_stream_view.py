@@ -16,10 +16,10 @@ from coordinator.stream_view import (
     fold_report,
     fold_run,
     fold_window,
-    summed,
+    newest_window,
     to_json,
 )
-from device_agent.wire.messages import DriftSeen, PairAge, StreamReport
+from device_agent.wire.stream_report import DriftSeen, PairAge, StreamReport
 
 HUGE = 2**53
 
@@ -49,17 +49,26 @@ def test_a_class_that_never_occurred_is_not_in_the_mean_f1():
     assert told["f1_by_class"][2] == 0.0
 
 
-def test_reports_of_a_device_add_up_and_the_newest_is_what_it_is_lately():
-    view = fold_report(None, "a", report((3, 1, 1, 5), 10, told=2, heard=3, missed=1, bytes_sent=100))
-    view = fold_report(
-        view, "a", report((1, 0, 1, 0), 13, is_over=True, told=1, repeats=4, unread=5, bytes_received=60)
-    )
+FIRST = report((3, 1, 1, 5), 10, told=2, heard=3, missed=1, bytes_sent=100)
+SECOND = report((4, 1, 2, 5), 13, is_over=True, told=3, heard=3, repeats=4, missed=1, bytes_sent=160)
+
+
+@pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST), (FIRST, SECOND, SECOND, FIRST)])
+def test_of_a_device_the_report_of_most_samples_counts_in_whatever_order_they_come(order):
+    view = None
+    for one in order:
+        view = fold_report(view, "a", one)
     (device,) = shown(view)["devices"]
-    assert device["labelled"] == 12
-    assert (device["seen"], device["is_over"]) == (13, True)
-    assert (device["accuracy"], device["recent_accuracy"]) == (0.75, 0.5)
-    assert [device[key] for key in ("told", "heard", "repeats", "unread", "missed")] == [3, 3, 4, 5, 1]
-    assert (device["bytes_sent"], device["bytes_received"]) == (100, 60)
+    assert (device["labelled"], device["seen"], device["is_over"]) == (12, 13, True)
+    assert device["accuracy"] == 0.75
+    assert [device[key] for key in ("told", "heard", "repeats", "unread", "missed")] == [3, 3, 4, 0, 1]
+    assert device["bytes_sent"] == 160
+
+
+def test_what_a_device_is_lately_is_what_came_with_its_last_window():
+    view = fold_window(None, 1, 1.0, [("a", FIRST)])
+    (device,) = shown(fold_window(view, 2, 2.0, [("a", SECOND)]))["devices"]
+    assert device["recent_accuracy"] == 0.5
 
 
 def test_bytes_are_those_of_a_sample_of_a_device():
@@ -68,14 +77,9 @@ def test_bytes_are_those_of_a_sample_of_a_device():
     assert (told["sent_bytes_per_sample"], told["received_bytes_per_sample"]) == (4.0, 4.0)
 
 
-def test_a_report_of_an_earlier_time_does_not_take_samples_back():
-    view = fold_report(fold_report(None, "a", report(seen=30)), "a", report(seen=20))
-    assert shown(view)["devices"][0]["seen"] == 30
-
-
 def test_a_window_is_what_its_reports_say_together():
     view = fold_window(None, 1, 4.0, [("a", report((3, 1, 1, 5))), ("b", report((0, 0, 2, 8)))])
-    view = fold_window(view, 2, 9.0, [("a", report((0, 0, 0, 0)))])
+    view = fold_window(view, 2, 9.0, [("a", report((3, 1, 1, 5)))])
     first, second = shown(view)["windows"]
     # together 3 1 3 13: 16 of 20; F1 2 * 3 / (4 + 6) and 2 * 13 / (14 + 16)
     assert first == {
@@ -88,6 +92,13 @@ def test_a_window_is_what_its_reports_say_together():
     }
     assert second == {"window": 2, "at_s": 9.0, "devices": 1, "samples": 0, "accuracy": None, "f1": None}
     assert [window["ago_s"] for window in shown(view, 10.0)["windows"]] == [6.0, 1.0]
+    assert newest_window(view) == (None, 0.0)
+    assert newest_window(fold_window(view, 3, 9.0, [("a", report((4, 1, 1, 5)))])) == (1.0, 0.0)
+
+
+def test_a_device_that_answers_two_orders_in_a_window_is_one_device():
+    view = fold_window(None, 1, 4.0, [("a", FIRST), ("a", SECOND)])
+    assert [(window.num_devices, window.num_samples) for window in view.windows] == [(1, 12)]
 
 
 def test_old_windows_make_room(monkeypatch):
@@ -96,7 +107,7 @@ def test_old_windows_make_room(monkeypatch):
     for number in (1, 2, 3):
         view = fold_window(view, number, float(number), [("a", report())])
     assert [window.number for window in view.windows] == [2, 3]
-    assert shown(view)["samples"] == 30  # the totals keep what they had
+    assert shown(view)["samples"] == 10
 
 
 def test_the_latest_drifts_are_shown(monkeypatch):
@@ -159,24 +170,22 @@ def test_large_numbers_of_a_liar_stay_numbers():
     lies = dict.fromkeys(
         ("told", "heard", "repeats", "unread", "missed", "bytes_sent", "bytes_received"), HUGE
     )
-    view = None
-    for _ in range(3):
-        view = fold_report(view, "liar", report(seen=HUGE, **lies))
-    assert shown(view)["devices"][0]["bytes_sent"] == 3 * HUGE
+    view = fold_report(None, "liar", report(seen=HUGE, **lies))
+    assert shown(view)["devices"][0]["bytes_sent"] == HUGE
 
 
 def test_devices_beyond_the_limit_are_left_out(monkeypatch):
     monkeypatch.setattr(stream_view, "MAX_DEVICES", 1)
     view = fold_report(fold_report(None, "a", report()), "b", report())
     assert [device["device"] for device in shown(fold_report(view, "a", report()))["devices"]] == ["a"]
-    assert shown(fold_report(view, "a", report()))["samples"] == 20
+    assert shown(fold_report(view, "a", report()))["samples"] == 10
 
 
 def test_nothing_is_known_before_the_first_report():
     told = shown(StreamView())
     assert (told["accuracy"], told["f1"], told["samples"]) == (None, None, 0)
     assert told["sent_bytes_per_sample"] is None
-    assert summed([]) is None
+    assert newest_window(None) == newest_window(StreamView()) == (None, 0.0)
 
 
 # ---------------------------------------------------------------- of a run, and of the fleet
@@ -184,8 +193,11 @@ def test_nothing_is_known_before_the_first_report():
 
 def test_what_comes_too_late_for_its_window_counts_in_the_totals_alone():
     view = fold_run(
-        [ToldOfStream("a", 1, report((1, 0, 0, 0), 5))],
-        [ToldOfStream("b", 2, report()), ToldOfStream("a", 1, report())],
+        [
+            ToldOfStream("a", 1, report((4, 1, 1, 5), 15), in_time=False),
+            ToldOfStream("b", 2, report(), in_time=True),
+            ToldOfStream("a", 1, report(), in_time=True),
+        ],
         {1: 3.0, 2: 6.0},
     )
     told = shown(view)

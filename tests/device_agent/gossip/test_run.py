@@ -12,7 +12,8 @@ from device_agent.gossip.telling import Tell
 from device_agent.orders import OrderInHand
 from device_agent.streams.stream import Sample
 from device_agent.wire.codec import refer
-from device_agent.wire.messages import Neighbour, Order, Peering, StreamReport, Update
+from device_agent.wire.messages import Neighbour, Order, Peering, Update
+from device_agent.wire.stream_report import StreamReport
 from device_agent.wire.whispers import News, Whisper, mark_of
 from firmware_profiles.errors import PeerError
 from models.bundle import Bundle, TrainingSettings
@@ -86,7 +87,7 @@ def feed(run, num, left, now_s=1.0, first=0):
 
 def test_a_run_begins_with_its_stream_and_its_neighbours():
     effects = a_run().begin()
-    assert only(effects, OpenStream) == [OpenStream(0, 1, SETTINGS.sample_s)]
+    assert only(effects, OpenStream) == [OpenStream(0, 0, 1, SETTINGS.sample_s)]
     assert only(effects, Overhear) == [Overhear(("b", "c"))]
 
 
@@ -101,23 +102,23 @@ def test_samples_are_told_and_a_window_is_reported_once():
     assert (update.vectors, update.step_vectors, update.macs) == ((), (), 0)
     report = update.stream
     assert isinstance(report, StreamReport)
-    assert (report.seen, sum(report.counts), report.is_over) == (10, 10, False)
+    assert (report.seen, sum(report.counts), report.num_left, report.is_over) == (10, 10, 30, False)
     assert len(only(second, KeepLearned)) == 1
     kinds = [type(effect) for effect in second]
-    assert kinds.index(KeepLearned) < kinds.index(Send)  # killed between the two, nothing counts twice
+    assert kinds.index(KeepLearned) < kinds.index(Send)
     told = unpack(only(second, Send)[0].blobs[update.delta.digest], 2, 2)
     assert len(told) == 10
     assert reports(feed(run, 10, 20, first=10)) == []  # no order asks for it
 
 
-def test_the_next_order_gets_what_is_new_since_the_last_report():
+def test_each_report_tells_of_all_since_the_run_began():
     run = a_run()
     feed(run, 10, 30)
     feed(run, 10, 20, first=10)
     effects = run.on_order(order(2, window=2), bundle(), b"", {})
     assert SetTimer("session/report", 0.0) in effects
     (update,) = reports(run.on_timer(2.0, "session/report"))
-    assert (update.round, update.num_samples) == (2, 10)
+    assert (update.round, update.num_samples) == (2, 20)
 
 
 def test_a_slow_device_reports_at_the_deadline():
@@ -144,7 +145,7 @@ def test_a_stream_that_is_over_answers_every_order_at_once():
     (update,) = reports(run.on_timer(2.0, "session/report"))
     assert update.stream is not None
     assert update.stream.is_over
-    assert (update.num_samples, update.stream.seen) == (0, 4)
+    assert (update.num_samples, update.stream.seen) == (4, 4)
 
 
 def test_another_life_goes_on_where_the_last_report_was():
@@ -160,13 +161,38 @@ def test_another_life_goes_on_where_the_last_report_was():
     assert len(again.session.learner.prototypes()) == 10
     assert len(before) == 15
     assert again.session.learner.predict_proba(x).argmax() == 1
+    (update,) = reports(feed(again, 10, 20, first=10))
+    assert (update.num_samples, update.stream.seen) == (20, 20)
+
+
+def test_another_life_begins_with_the_oldest_sample_that_had_no_label():
+    run = a_run(deadline_at_s=5.0)
+    stream = samples(6)
+    unlabelled = [one._replace(label=None) for one in stream]
+    labels = [Sample(one.number, None, one.label) for one in stream[:4]]
+    run.on_samples(1.0, [*unlabelled, *labels], 34)
+    (kept,) = only(run.on_timer(5.0, "session/report"), KeepLearned)
+    again = a_run(learned=kept.arrays)
+    (opened,) = only(again.begin(), OpenStream)
+    assert (opened.position, opened.first_number) == (4, 6)
+    (update,) = reports(feed(again, 6, 30, first=4))
+    assert (update.num_samples, update.stream.seen) == (10, 10)
+
+
+def test_the_last_window_waits_for_the_last_label():
+    run = a_run(window=4)
+    stream = samples(4)
+    assert reports(run.on_samples(1.0, [one._replace(label=None) for one in stream], 0)) == []
+    assert reports(run.on_samples(1.0, [Sample(one.number, None, one.label) for one in stream], 0)) == []
+    (update,) = reports(run.on_ended(2.0))
+    assert (update.num_samples, update.stream.is_over) == (4, True)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda arrays: arrays.pop(POSITION),
-        lambda arrays: arrays.update({POSITION: np.array([-1], np.int64)}),
+        lambda arrays: arrays.update({POSITION: np.array([-1, 0], np.int64)}),
         lambda arrays: arrays.update({"memory.vectors": np.zeros((3, 3), np.float32)}),
     ],
 )
@@ -193,17 +219,17 @@ def test_a_sample_that_cannot_be_learned_counts_as_missed():
     assert run.session.prequential.counts.sum() == 0
 
 
-def test_whispers_of_strangers_and_of_other_runs_are_refused():
+def test_whispers_of_strangers_are_not_listened_to_and_of_other_runs_refused():
     run = a_run()
     told = of_samples([[1.0, 1.0]], [1])
     said = News(pack(told, 2, units=units_for(told), with_weights=False, with_ages=False))
-    assert run.on_whisper(1.0, "b", Whisper(1, mark_of("run-1"), 1, 0, 0, said)) == []
-    run.on_whisper(1.0, "b", Whisper(1, mark_of("run-1"), 1, 0, 0, said))
-    assert (run.tally.heard, run.tally.repeats) == (2, 1)
-    with pytest.raises(PeerError, match="no neighbour"):
-        run.on_whisper(1.0, "z", Whisper(1, mark_of("run-1"), 1, 1, 0, said))
+    assert run.on_whisper(1.0, "b", Whisper(1, mark_of("run-1"), 1, 0, 0, said), 40) == []
+    run.on_whisper(1.0, "b", Whisper(1, mark_of("run-1"), 1, 0, 0, said), 40)
+    assert (run.tally.heard, run.tally.repeats, run.tally.bytes_received) == (2, 1, 80)
+    assert run.on_whisper(1.0, "z", Whisper(1, mark_of("run-1"), 1, 1, 0, said), 40) == []
+    assert run.tally.heard == 2  # once a neighbour, perhaps, and not now
     with pytest.raises(PeerError, match="another run"):
-        run.on_whisper(1.0, "b", Whisper(1, mark_of("run-2"), 1, 1, 0, said))
+        run.on_whisper(1.0, "b", Whisper(1, mark_of("run-2"), 1, 1, 0, said), 40)
 
 
 def test_orders_of_other_runs_and_settings_are_not_taken():

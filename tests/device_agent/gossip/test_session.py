@@ -13,7 +13,7 @@ from device_agent.wire.whispers import Demand, News, Whisper, Whole, mark_of
 from firmware_profiles.errors import PeerError
 from models.gossip_settings import GossipSettings, NewsSettings, SetSettings
 from models.prototypes.learner import PrototypeLearner
-from models.prototypes.packing import pack
+from models.prototypes.packing import pack, units_in
 from models.prototypes.prototype_set import of_samples
 from models.prototypes.settings import LearnerSettings
 from models.prototypes.units import Units, units_for
@@ -209,14 +209,48 @@ def test_strangers_cost_no_memory():
     assert device._heard == {}
 
 
-def test_who_is_no_neighbour_any_more_leaves_nothing():
+def test_what_a_neighbour_told_stays_while_it_is_away_and_counts_once():
     device = session()
     device.on_whisper(1.0, "b", whisper(HELLO))
     device.on_whisper(1.0, "c", whisper(HELLO))
     device.meet(["c", "a", "c"])
     assert device.neighbours == ("c",)
+    assert experts(device).pool_size == 2
+    device.meet(["b", "c"])
+    device.on_whisper(2.0, "b", whisper(HELLO))
+    assert (device.num_repeats, experts(device).pool_size) == (1, 2)
+
+
+def test_of_many_that_are_no_neighbours_any_more_the_first_are_forgotten(monkeypatch):
+    monkeypatch.setattr(session_module, "MOST_KNOWN", 1)
+    device = session(neighbours=("b", "c"))
+    device.on_whisper(1.0, "b", whisper(HELLO))
+    device.on_whisper(1.0, "c", whisper(HELLO))
+    device.meet([])
     assert experts(device).pool_size == 1
-    assert set(device.ages) == set(device._heard) == {"c"}
+    assert set(device.ages) == {"c"}
+
+
+def test_after_a_time_without_the_broker_the_units_travel_again():
+    device = session()
+    told = [tell for number in range(4) for tell in learned(device, number)]
+    assert [units_in(tell.whisper.said.packed, 2) is None for tell in told] == [False] * 3 + [True]
+    device.lost_touch()
+    (again,) = learned(device, 4)
+    assert units_in(again.whisper.said.packed, 2) is not None
+
+
+def learned(device, number):
+    device.on_sample(number, X)
+    return device.on_label(number, 1)
+
+
+def test_a_learner_that_no_board_has_room_for_is_refused():
+    settings = GossipSettings(experts=LearnerSettings(memory=100_000, pool=100_000))
+    with pytest.raises(ValueError, match="MiB"):
+        GossipSession(
+            device="a", boot_epoch=1, run="r", settings=settings, num_features=784, num_classes=2, seed=0
+        )
 
 
 def test_a_message_whose_units_were_lost_is_counted_and_makes_nothing_fresher():

@@ -15,8 +15,9 @@ from models.prototypes.classifier import (
     as_weights,
     no_weights,
     prototype_graph,
+    scales_of,
 )
-from models.prototypes.prototype_set import PrototypeSet, empty, of_samples
+from models.prototypes.prototype_set import PrototypeSet, empty, joined, of_samples
 
 FEATURES, CLASSES = 6, 3
 GRAPH = prototype_graph((FEATURES,), CLASSES, NUM_PLACES)
@@ -37,9 +38,10 @@ def scores(weights, samples, graph=GRAPH):
 
 
 def nearest(given, samples):
-    """The class of each sample's nearest prototype, in standard deviations of the prototypes."""
+    """The class of each sample's nearest prototype, in units of the distance between their quartiles."""
     vectors = given.vectors.astype(np.float64)
-    spread = vectors.std(axis=0)
+    low, high = np.quantile(vectors, (0.25, 0.75), axis=0)
+    spread = np.where(high > low, (high - low) / 1.349, vectors.std(axis=0))
     used = spread > 0
     apart = (np.asarray(samples, np.float64)[:, None, used] - vectors[None][:, :, used]) / spread[used]
     return given.labels[(apart**2).sum(axis=2).argmin(axis=1)]
@@ -129,3 +131,14 @@ def test_it_is_exported_as_plain_onnx(num):
     samples = prototypes(seed=0).vectors
     (found,) = session.run([GRAPH.output_name], {GRAPH.input_name: samples})
     np.testing.assert_allclose(found, scores(weights, samples), rtol=1e-4, atol=1e-4)
+
+
+def test_one_faulty_device_of_five_does_not_spoil_the_scales_of_those_that_come():
+    sound, faulty = prototypes(80, seed=1), prototypes(20, seed=2, offset=1e6)
+    scales = scales_of(as_weights(joined([sound, faulty]), prototype_graph((FEATURES,), CLASSES, 100)))
+    alone = scales_of(as_weights(sound, prototype_graph((FEATURES,), CLASSES, 100)))
+    assert scales is not None
+    assert alone is not None
+    np.testing.assert_array_less(np.sqrt(scales.variance), 3.0 * np.sqrt(alone.variance))
+    assert scales.count == 50.0
+    assert scales_of(no_weights(prototype_graph((FEATURES,), CLASSES, 100))) is None
