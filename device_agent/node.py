@@ -236,7 +236,7 @@ class AgentNode:
     def leave(self, reason: str) -> None:
         """Say goodbye: the last thing a node does."""
         self.jobs.stop()
-        self._gossip.close_stream()
+        self._gossip.leave()
         self._perform([Announce(Status(online=False, boot_epoch=self.core.hello.boot_epoch, reason=reason))])
 
     # ------------------------------------------------------------ how it is carried out

@@ -112,6 +112,12 @@ class GossipLink:
         if (run := self._core.gossip) is not None:
             run.on_connected()
 
+    def leave(self) -> None:
+        """The process ends: what was learned is kept."""
+        self.close_stream()
+        if (run := self._core.gossip) is not None:
+            self._perform([run.keep()])
+
     # ------------------------------------------------------------ the stream
 
     def open_stream(self, effect: OpenStream) -> None:

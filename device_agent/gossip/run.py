@@ -275,7 +275,7 @@ class GossipRun:
         )
         details = {"order": update.order, "round": update.round, "samples": self.seen}
         return [
-            KeepLearned(self.run, self._to_keep()),
+            self.keep(),
             owed.report(update, content),
             Note("window reported", details=details),
         ]
@@ -294,15 +294,17 @@ class GossipRun:
             own = by_means(own, NUM_PLACES, seed=0)
         return pack(own, self._num_classes, units=units_for(own) if len(own) else None, with_ages=False)
 
-    def _to_keep(self) -> dict[str, NDArray[np.generic]]:
+    def keep(self) -> KeepLearned:
+        """What is learned so far, for another life of the agent."""
         oldest = self.session.oldest_waiting  # of a stored stream numbers count the samples
         at = self.seen if oldest is None else min(self.seen, oldest)
-        return {
+        arrays = {
             **self.session.learner.state(),
             POSITION: np.array([at, self._next_number], np.int64),
             TALLY: self.tally.saved(),
             COUNTS: self.session.prequential.counts.copy(),
         }
+        return KeepLearned(self.run, arrays)
 
     def _restore(self, learned: Mapping[str, NDArray[np.generic]]) -> str:
         """Go on from what was kept; what became of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -87,7 +88,7 @@ def replay(
     vectors, labels = dataset.batch(rows)
     at_s = np.arange(len(rows)) * effect.sample_s if times_s is None else times_s
     return ReplayStream(
-        vectors.reshape(len(rows), -1),
+        vectors.reshape(len(rows), math.prod(dataset.shape)),
         labels,
         np.asarray(at_s, np.float64),
         timers,

@@ -165,6 +165,14 @@ def test_another_life_goes_on_where_the_last_report_was():
     assert (update.num_samples, update.stream.seen) == (20, 20)
 
 
+def test_an_agent_that_is_stopped_loses_nothing():
+    run = a_run()
+    feed(run, 7, 33)
+    again = a_run(learned=run.keep().arrays)
+    assert again.seen == 7
+    assert again.session.prequential.counts.sum() == 7
+
+
 def test_another_life_begins_with_the_oldest_sample_that_had_no_label():
     run = a_run(deadline_at_s=5.0)
     stream = samples(6)
