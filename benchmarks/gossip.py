@@ -1,97 +1,77 @@
 """Prototype gossip beside no communication, the paper's forms, and river's learners alone.
 
     python -m benchmarks.gossip [--quick] [--data DIR] [--river PYTHON] [--seeds 0-9] [--streams NAME ...]
-                                [--methods NAME ...] [--workers N] [--json]
+                                [--methods NAME ...] [--workers N] [--out RESULTS] [--json]
 
 Predict, then learn (prequential); counts of all nodes together. Messages are the real ones, with topics and
 MQTT's headers, over a network that delays them by 20 ms. DIR holds `elec/elec.csv.gz` and `digits.npz`
-(`benchmarks.prepare_data`); without them the rotating streams alone are run. PYTHON is an interpreter that
-has `river`. `--quick` plays the first samples of each stream only. The age of what nodes hold of each
-other is measured too, and compared with its formula, unless `--streams` asks for some only.
+(`benchmarks.prepare_data`); without them the streams that need no files are run. PYTHON is an interpreter
+that has `river`. RESULTS is a folder where the outcome of each run is kept, so that a study can be continued.
+`--quick` plays the first samples of each stream only. The age of what nodes hold of each other is measured
+too, and compared with its formula, unless `--streams` asks for some only.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gossip_ages import CASES, age_checks, age_row
+from benchmarks.gossip_checks import Outcome, report_of
 from benchmarks.gossip_fleet import run_fleet
+from benchmarks.gossip_methods import METHODS, NO_CHANGE
 from benchmarks.gossip_streams import STREAMS, Site, to_arrays
-from benchmarks.report import Check, Report, parser, publish
+from benchmarks.report import parser, publish
 from coordinator.comparing.plan import parse_seeds
 from firmware_profiles.errors import UserError
-from models.gossip_settings import GossipSettings, NewsSettings, SetSettings
 from models.prototypes.prequential import Prequential, accuracy, f1_scores
-from models.prototypes.settings import IlvqSettings
-
-_PAPER = IlvqSettings(max_prototypes=2000, scale_memory=None)
-
-METHODS: dict[str, GossipSettings] = {
-    "gossip": GossipSettings(),
-    "alone": GossipSettings(shares="nothing"),
-    "all is news": GossipSettings(news=NewsSettings(below=1.0)),
-    "paper: alone": GossipSettings(learner="ilvq", shares="nothing", ilvq=_PAPER),
-    "paper: base": GossipSettings(
-        learner="ilvq", shares="sets", ilvq=_PAPER, sets=SetSettings(skips_known=False)
-    ),
-    "paper: gate": GossipSettings(
-        learner="ilvq", shares="sets", ilvq=_PAPER, sets=SetSettings(gate="paper", skips_known=False)
-    ),
-    "paper: gate, clusters": GossipSettings(
-        learner="ilvq",
-        shares="sets",
-        ilvq=_PAPER,
-        sets=SetSettings(gate="paper", clustering="dbscan", skips_known=False),
-    ),
-    "ilvq, calibrated gate": GossipSettings(
-        learner="ilvq", shares="sets", sets=SetSettings(gate="calibrated", clustering="kmeans")
-    ),
-}
-OURS, ALONE, BASE = "gossip", "alone", "paper: base"
-PAPER_BEST = ("paper: base", "paper: gate", "paper: gate, clusters")
-NO_CHANGE = "the label before"
 
 NUM_QUICK = 40
 """Samples of a node with `--quick`."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one method did on one stream with one seed.
+RIVER = "river"
 
-    Attributes:
-        accuracy: of the judged nodes together. f1: of class 1 where there are two, else the classes' mean.
-        by_node: accuracy of each judged node.
-        sent, received: bytes per sample and node. told: messages per sample.
-    """
-
-    accuracy: float
-    f1: float
-    by_node: tuple[float, ...]
-    sent: float = 0.0
-    received: float = 0.0
-    told: float = 0.0
+WITHOUT_DATA = "rotation", "images"
+"""Streams whose names begin so need no files."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run; `most` samples a node."""
+    """One run; `most` samples a node. `out` is where its outcome is kept; empty: nowhere."""
 
     stream: str
     method: str
     seed: int
     folder: str
     most: int | None = None
+    out: str = ""
+
+
+def outcomes_of(job: Job, python: str = "") -> dict[str, Outcome]:
+    """What a job finds, by method; from where it is kept, if it has been run before."""
+    run: Callable[[], dict[str, Outcome]] = {
+        RIVER: lambda: run_river(job, python),
+        NO_CHANGE: lambda: {NO_CHANGE: no_change(job)},
+    }.get(job.method, lambda: {job.method: run_job(job)})
+    if not job.out:
+        return run()
+    name = "_".join(f"{job.stream} {job.method} {job.seed}".replace("%", "percent").split())
+    path = Path(job.out) / f"{name}.json"
+    if path.exists():
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Outcome])
+    found = run()
+    path.write_bytes(msgspec.json.encode(found))
+    return found
 
 
 def site_of(job: Job) -> Site:
@@ -102,14 +82,26 @@ def site_of(job: Job) -> Site:
 
 def run_job(job: Job) -> Outcome:
     """Run one method on one stream."""
-    site = site_of(job)
-    nodes = run_fleet(site.streams, METHODS[job.method], num_classes=site.num_classes, seed=job.seed)
+    site, method = site_of(job), METHODS[job.method]
+    if method.settings.learner == "ilvq":
+        site = site.in_ranges()
+    nodes = run_fleet(
+        site.streams,
+        method.settings,
+        num_classes=site.num_classes,
+        network=STREAMS[job.stream].network,
+        work=method.work,
+        seed=job.seed,
+    )
     num = sum(len(stream.labels) for stream in site.streams)
-    return Outcome(
-        *_scores([nodes[index].session.prequential.counts for index in site.judged]),
+    predicted = {index: np.array(nodes[index].predicted) for index in site.judged}
+    return replace(
+        _judged(site, predicted),
         sent=sum(node.bytes_sent for node in nodes) / num,
         received=sum(node.bytes_received for node in nodes) / num,
         told=sum(node.num_sent for node in nodes) / num,
+        f1_half=_judged(site, {index: some[: len(some) // 2] for index, some in predicted.items()}).f1,
+        in_time=sum(node.num_in_time for node in nodes) / num,
     )
 
 
@@ -144,7 +136,7 @@ def _judged(site: Site, predicted: Mapping[int, NDArray[np.int64]]) -> Outcome:
     counted = []
     for index, guesses in predicted.items():
         counts = Prequential(site.num_classes)
-        for true, guess in zip(site.streams[index].labels, guesses, strict=True):
+        for true, guess in zip(site.streams[index].labels, guesses, strict=False):
             counts.add(int(true), int(guess))
         counted.append(counts.counts)
     return Outcome(*_scores(counted))
@@ -157,72 +149,6 @@ def _scores(counts: Sequence[NDArray[np.int64]]) -> tuple[float, float, tuple[fl
     return accuracy(total) or 0.0, float(f1[1] if len(f1) == 2 else f1.mean()), by_node
 
 
-# ---------------------------------------------------------------- what came of it
-
-Results = dict[str, dict[str, dict[int, Outcome]]]
-"""Stream -> method -> seed -> outcome."""
-
-
-def report_of(results: Results) -> Report:
-    """Rows by stream and method, and what must hold."""
-    report = Report("gossip")
-    for stream, by_method in results.items():
-        for method, by_seed in by_method.items():
-            outcomes = list(by_seed.values())
-            spread = statistics.stdev(one.f1 for one in outcomes) if len(outcomes) > 1 else None
-            report.rows.append(
-                {
-                    "stream": stream,
-                    "method": method,
-                    "num_seeds": len(outcomes),
-                    "accuracy": round(100 * statistics.fmean(one.accuracy for one in outcomes), 2),
-                    "f1": round(100 * statistics.fmean(one.f1 for one in outcomes), 2),
-                    "f1_sd": None if spread is None else round(100 * spread, 2),
-                    "sent": round(statistics.fmean(one.sent for one in outcomes), 1),
-                    "received": round(statistics.fmean(one.received for one in outcomes), 1),
-                    "told": round(statistics.fmean(one.told for one in outcomes), 3),
-                }
-            )
-        report.checks += _checks(stream, by_method)
-    return report
-
-
-def _checks(stream: str, by_method: Mapping[str, Mapping[int, Outcome]]) -> Iterator[Check]:
-    ours = by_method.get(OURS)
-    if ours is None:
-        return
-    f1 = {method: statistics.fmean(one.f1 for one in runs.values()) for method, runs in by_method.items()}
-    sent = {method: statistics.fmean(one.sent for one in runs.values()) for method, runs in by_method.items()}
-    alone = by_method.get(ALONE)
-    if alone is not None:
-        seeds = sorted(ours.keys() & alone.keys())
-        lost = statistics.fmean(100 * (alone[seed].accuracy - ours[seed].accuracy) for seed in seeds)
-        yield Check(f"{stream}: points lost by gossip, mean", lost, "<=", 0.3, ALONE)
-        nodes = np.array([[alone[s].by_node, ours[s].by_node] for s in seeds])
-        worst = float(100 * (nodes[:, 0] - nodes[:, 1]).mean(axis=0).max())
-        yield Check(f"{stream}: points lost by gossip, worst node", worst, "<=", 1.5, ALONE)
-    paper = [method for method in PAPER_BEST if method in f1]
-    if paper:
-        best = max(paper, key=lambda method: f1[method])
-        yield Check(f"{stream}: F1 over the paper's best form", 100 * (f1[OURS] - f1[best]), ">", 0.0, best)
-    if BASE in f1:
-        yield Check(f"{stream}: bytes over those of the base", sent[OURS] / sent[BASE], "<=", 0.1, BASE)
-        if PAPER_BEST[-1] in f1:
-            clustered = PAPER_BEST[-1]
-            yield Check(f"{stream}: bytes of the paper's form", sent[clustered] / sent[BASE], "<=", 0.2, BASE)
-            lost = 100 * (f1[BASE] - f1[clustered])
-            yield Check(f"{stream}: F1 that the paper's form loses", lost, "<=", 0.0, BASE)
-    for method, value in f1.items():
-        if method.startswith("river") or method == NO_CHANGE:
-            yield Check(f"{stream}: F1 over {method}", 100 * (f1[OURS] - value), ">", 0.0, method)
-    limits = {"elec first": (83.0, 80.0), "elec blocks": (88.5, None)}
-    if stream in limits:
-        least, most = limits[stream]
-        yield Check(f"{stream}: F1", 100 * f1[OURS], ">=", least, "a prototype of this method")
-        if most is not None:
-            yield Check(f"{stream}: bytes sent per sample and node", sent[OURS], "<=", most, "limit")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for and print the report."""
     made = parser(__doc__ or "")
@@ -232,33 +158,34 @@ def main(arguments: list[str] | None = None) -> int:
         "--streams", nargs="+", choices=list(STREAMS), help="all that the data allows by default"
     )
     made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    made.add_argument("--out", metavar="RESULTS", help="folder of the results, which are kept")
     made.add_argument("--workers", type=int, default=None, help="processes at a time; the cores by default")
     options = made.parse_args(arguments)
     folder = options.data or ""
-    streams = options.streams or [name for name in STREAMS if folder or name.startswith("rotation")]
+    streams = options.streams or [name for name in STREAMS if folder or name.startswith(WITHOUT_DATA)]
     seeds = (0,) if options.quick else parse_seeds(options.seeds)
     most = NUM_QUICK if options.quick else None
     if options.quick:
         streams = [name for name in streams if name.startswith("rotation") and "20" not in name]
-    results: Results = {}
+    out = "" if options.quick or options.out is None else options.out
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    methods = [*options.methods, NO_CHANGE, *([RIVER] if options.river else [])]
+    results: dict[str, dict[str, dict[int, Outcome]]] = {}
     with ProcessPoolExecutor(options.workers) as pool:
-        futures = {}
-        for stream in streams:
-            for seed in seeds if STREAMS[stream].has_seeds else seeds[:1]:
-                for method in options.methods:
-                    job = Job(stream, method, seed, folder, most)
-                    futures[stream, method, seed] = pool.submit(run_job, job)
-                job = Job(stream, NO_CHANGE, seed, folder, most)
-                futures[stream, NO_CHANGE, seed] = pool.submit(no_change, job)
-                if options.river is not None:
-                    futures[stream, "", seed] = pool.submit(run_river, job, options.river)
+        jobs = [
+            Job(stream, method, seed, folder, most, out)
+            for stream in streams
+            for seed in (seeds if STREAMS[stream].has_seeds else seeds[:1])
+            for method in methods
+        ]
+        futures = [(job, pool.submit(outcomes_of, job, options.river or "")) for job in jobs]
         cases = () if options.streams else CASES[:1] if options.quick else CASES
         ages = [pool.submit(age_row, case, seeds[0]) for case in cases]
-        for (stream, method, seed), future in futures.items():
-            found = future.result()
-            for name, outcome in (found if isinstance(found, dict) else {method: found}).items():
-                results.setdefault(stream, {}).setdefault(name, {})[seed] = outcome
-            print(f"{stream} · {method or 'river'} · seed {seed}", file=sys.stderr)
+        for job, future in futures:
+            for name, outcome in future.result().items():
+                results.setdefault(job.stream, {}).setdefault(name, {})[job.seed] = outcome
+            print(f"{job.stream} · {job.method} · seed {job.seed}", file=sys.stderr, flush=True)
         age_rows = [future.result() for future in ages]
     report = report_of(results)
     report.rows += age_rows

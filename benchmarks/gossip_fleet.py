@@ -1,20 +1,21 @@
-"""A fleet of gossip sessions in virtual time: real sessions and messages, a modelled network."""
+"""A fleet of gossip sessions in virtual time: real sessions and messages, modelled nodes and network."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.gossip_work import AT_ONCE, Clock, Server, Work
 from device_agent.gossip.session import GossipSession
 from device_agent.gossip.telling import ALL, Tell
 from device_agent.wire.topics import device_topic
-from device_agent.wire.whispers import decode_whisper, encode_whisper
+from device_agent.wire.whispers import Whisper, Whole, decode_whisper, encode_whisper
 from models.gossip_settings import GossipSettings
 from models.subnet import Array, Indices
 
@@ -55,12 +56,15 @@ class NodeFigures:
     Attributes:
         session: of the node. num_sent: messages; one to all is sent once, and received by each.
         bytes_sent, bytes_received: with topics and MQTT's headers.
+        predicted: class of each sample, as it came. num_in_time: own samples learned by when the last came.
     """
 
     session: GossipSession
     bytes_sent: int = 0
     bytes_received: int = 0
     num_sent: int = 0
+    predicted: list[int] = field(default_factory=list)
+    num_in_time: int = 0
 
 
 def publish_bytes(topic_bytes: int, payload_bytes: int) -> int:
@@ -75,56 +79,122 @@ def run_fleet(
     *,
     num_classes: int,
     network: Network | None = None,
+    work: Work = AT_ONCE,
     seed: int = 0,
 ) -> list[NodeFigures]:
-    """Play the streams to the end."""
-    network = network or Network()
+    """Play the streams to the end.
+
+    A sample is predicted as it comes, and learned when the node gets to it. What a node measures of an age
+    holds all but the time on the way.
+    """
     names = [f"node-{index}" for index in range(len(streams))]
-    nodes = {
-        name: NodeFigures(
-            GossipSession(
-                device=name,
-                boot_epoch=1,
-                run="run",
-                settings=settings,
-                num_features=stream.vectors.shape[1],
-                num_classes=num_classes,
-                seed=seed * 1000 + index,
-            )
+    sessions = [
+        GossipSession(
+            device=name,
+            boot_epoch=1,
+            run="run",
+            settings=settings,
+            num_features=stream.vectors.shape[1],
+            num_classes=num_classes,
+            seed=seed * 1000 + index,
         )
         for index, (name, stream) in enumerate(zip(names, streams, strict=True))
-    }
-    for node in nodes.values():
-        node.session.meet(names)
-    rng, order = random.Random(f"{seed}/network"), itertools.count()
-    events: list[tuple[float, int, str, int, str, bytes]] = [
-        (float(time_s), next(order), name, number, "", b"")
-        for name, stream in zip(names, streams, strict=True)
-        for number, time_s in enumerate(stream.times_s)
     ]
-    heapq.heapify(events)
+    clock, fleet = Clock(), dict[str, _Node]()
+    rng = random.Random(f"{seed}/network")
+    is_gated = settings.shares == "sets" and settings.sets.gate != "open"
+    check_s = min(settings.sets.partners, len(names) - 1) * work.check_s if is_gated else 0.0
+    for session, stream in zip(sessions, streams, strict=True):
+        session.meet(names)
+        node = _Node(session, stream, fleet, clock, network or Network(), work, check_s, rng)
+        fleet[session.device] = node
+        for number, time_s in enumerate(stream.times_s):
+            clock.at(float(time_s), partial(node.sample_comes, number))
+    clock.run()
+    return [node.figures for node in fleet.values()]
 
-    def carry(now_s: float, sender: str, tells: Sequence[Tell]) -> None:
-        for tell in tells:
-            payload = encode_whisper(tell.whisper)
-            topic = device_topic(FLEET, sender, f"peer/{tell.to}")
-            size = publish_bytes(len(topic), len(payload))
-            nodes[sender].bytes_sent += size
-            nodes[sender].num_sent += 1
-            for to in nodes[sender].session.neighbours if tell.to == ALL else (tell.to,):
-                if rng.random() >= network.loss_fraction:
-                    nodes[to].bytes_received += size
-                    heapq.heappush(events, (now_s + network.delay_s, next(order), to, -1, sender, payload))
 
-    by_name = dict(zip(names, streams, strict=True))
-    while events:
-        now_s, _, name, number, sender, payload = heapq.heappop(events)
-        session, stream = nodes[name].session, by_name[name]
-        if number < 0:
-            carry(now_s, name, session.on_whisper(now_s, sender, decode_whisper(payload, sender)))
-            continue
-        session.on_sample(number, stream.vectors[number], now_s)
-        labelled = number - stream.label_delay
+class _Node:
+    """A session with its stream and what it has to do."""
+
+    def __init__(
+        self,
+        session: GossipSession,
+        stream: NodeStream,
+        fleet: Mapping[str, _Node],
+        clock: Clock,
+        network: Network,
+        work: Work,
+        check_s: float,
+        rng: random.Random,
+    ) -> None:
+        self.figures = NodeFigures(session)
+        self._session, self._stream, self._fleet = session, stream, fleet
+        self._clock, self._network, self._work, self._rng = clock, network, work, rng
+        self._check_s = check_s  # of all gates after a sample
+        self._learning = Server(clock)
+        self._sending = Server(clock) if work.overlaps else self._learning
+        self._receiving = Server(clock) if work.overlaps else self._learning
+
+    def sample_comes(self, number: int) -> None:
+        x = self._stream.vectors[number]
+        self.figures.predicted.append(self._session.on_sample(number, x, self._clock.now_s))
+        labelled = number - self._stream.label_delay
         if labelled >= 0:
-            carry(now_s, name, session.on_label(labelled, int(stream.labels[labelled]), now_s))
-    return list(nodes.values())
+            self._after(self._learning, self._work.learn_s, partial(self._learn, labelled))
+
+    def whisper_comes(self, sender: str, payload: bytes) -> None:
+        whisper = decode_whisper(payload, sender)
+        hear = partial(self._hear, self._clock.now_s, sender, whisper)
+        name = sender if isinstance(whisper.said, Whole) else None  # a mailbox of one set a neighbour
+        self._after(self._receiving, self._work.receive_s, hear, name)
+
+    def _after(
+        self, server: Server, takes_s: float, ends: Callable[[], None], name: str | None = None
+    ) -> None:
+        """Have it done, and call this at the end."""
+        server.take(takes_s, lambda: self._clock.at(self._clock.now_s + takes_s, ends), self._newest(name))
+
+    def _newest(self, name: str | None) -> str | None:
+        """The name of work that gives way to newer work, where any does."""
+        return name if self._work.overlaps else None
+
+    def _learn(self, number: int) -> None:
+        now_s = self._clock.now_s
+        self.figures.num_in_time += bool(now_s <= self._stream.times_s[-1])
+        tells = self._session.on_label(number, int(self._stream.labels[number]), now_s)
+        self._send(tells, self._check_s, "round")  # one that still waits is not worth sending any more
+
+    def _hear(self, came_s: float, sender: str, whisper: Whisper) -> None:
+        now_s = self._clock.now_s
+        self._send(self._session.on_whisper(now_s, sender, _aged(whisper, now_s - came_s)), 0.0, None)
+
+    def _send(self, tells: Sequence[Tell], check_s: float, name: str | None) -> None:
+        if not tells and not check_s:
+            return
+        each_s, made_s = self._work.send_s, self._clock.now_s
+
+        def begins() -> None:
+            for index, tell in enumerate(tells):
+                left_s = self._clock.now_s + check_s + (index + 1) * each_s
+                self._carry(tell.to, _aged(tell.whisper, left_s - made_s), left_s)
+
+        self._sending.take(check_s + len(tells) * each_s, begins, self._newest(name))
+
+    def _carry(self, to: str, whisper: Whisper, left_s: float) -> None:
+        sender, payload = self._session.device, encode_whisper(whisper)
+        size = publish_bytes(len(device_topic(FLEET, sender, f"peer/{to}")), len(payload))
+        self.figures.bytes_sent += size
+        self.figures.num_sent += 1
+        for one in self._session.neighbours if to == ALL else (to,):
+            if self._rng.random() >= self._network.loss_fraction:
+                hearer = self._fleet[one]
+                hearer.figures.bytes_received += size
+                self._clock.at(left_s + self._network.delay_s, partial(hearer.whisper_comes, sender, payload))
+
+
+def _aged(whisper: Whisper, waited_s: float) -> Whisper:
+    """As it is after a wait, which whoever had it wait can measure."""
+    if not waited_s:
+        return whisper
+    return msgspec.structs.replace(whisper, age_ms=whisper.age_ms + round(1000 * waited_s))

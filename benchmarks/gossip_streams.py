@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gossip_fleet import NodeStream
+from benchmarks.gossip_fleet import Network, NodeStream
+from benchmarks.gossip_images import image_features
 from benchmarks.prepare_data import PARTS_PER_SPEAKER
 from firmware_profiles.errors import UserError
 from models.subnet import Array, Indices
@@ -24,6 +25,8 @@ DIGITS_FILE = "digits.npz"
 
 ELEC_WINDOW, ELEC_FIRST = 4000, 5000
 """A seed is a window of so many samples; those before the first were looked at while settings were chosen."""
+
+LOSSLESS = Network()
 
 ROTATION = 500
 """Samples of a node, in which both classes turn once around."""
@@ -50,6 +53,20 @@ class Site:
             for one in self.streams
         )
         return replace(self, streams=tuple(streams))
+
+    def in_ranges(self) -> Site:
+        """All features from 0 to 1, by the ranges of all nodes' samples; those that are stay as they are."""
+        every = np.concatenate([one.vectors for one in self.streams])
+        low, high = every.min(axis=0), every.max(axis=0)
+        keeps = (low >= 0.0) & (high <= 1.0)
+        low, widths = np.where(keeps, 0.0, low), np.where(keeps, 1.0, high - low)
+        return replace(
+            self,
+            streams=tuple(
+                replace(one, vectors=((one.vectors - low) / widths).astype(np.float32))
+                for one in self.streams
+            ),
+        )
 
 
 def _site(parts: list[tuple[Array, Indices]], num_classes: int, delay: int = 0) -> Site:
@@ -154,23 +171,34 @@ def digits(folder: Path, num_nodes: int, seed: int) -> Site:
     return _site(parts, 10)
 
 
+def images(folder: Path, num_nodes: int, seed: int) -> Site:
+    """What a network makes of images of classes that it never learned, in an order that the seed draws."""
+    del folder
+    x, y = image_features()
+    order = np.random.default_rng(seed).permutation(len(y))
+    return _site([(x[order[index::num_nodes]], y[order[index::num_nodes]]) for index in range(num_nodes)], 5)
+
+
 @dataclass(frozen=True)
 class StreamKind:
     """How a stream of the study is made.
 
     Attributes:
         make: (folder, nodes, seed) -> the site. num_nodes: of it. has_seeds: there is more than one of it.
+        network: between its nodes.
     """
 
     make: Callable[[Path, int, int], Site]
     num_nodes: int = 5
     has_seeds: bool = True
+    network: Network = LOSSLESS
 
 
 STREAMS: dict[str, StreamKind] = {
     "elec first": StreamKind(elec_first, has_seeds=False),
     "elec blocks": StreamKind(elec_blocks, has_seeds=False),
     "elec": StreamKind(elec),
+    "elec, 30 % lost": StreamKind(elec, network=Network(loss_fraction=0.3)),
     "elec, 20 nodes": StreamKind(elec, num_nodes=20),
     "elec, a day late": StreamKind(lambda folder, nodes, seed: elec(folder, nodes, seed, delay=10)),
     "elec, one flipped": StreamKind(elec_flipped),
@@ -179,6 +207,7 @@ STREAMS: dict[str, StreamKind] = {
     "rotation, phases apart": StreamKind(lambda folder, nodes, seed: rotation(folder, nodes, seed, 0.2)),
     "rotation, opposed": StreamKind(lambda folder, nodes, seed: rotation(folder, nodes, seed, 0.5)),
     "digits": StreamKind(digits),
+    "images": StreamKind(images),
 }
 """A day is 48 half-hours: of five nodes that share them each has seen about ten samples more."""
 

@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 
 from benchmarks import gossip, gossip_streams, river_worker
-from benchmarks.gossip import METHODS, NO_CHANGE, Job, Outcome, no_change, report_of, run_job
+from benchmarks.gossip import Job, no_change, outcomes_of, run_job
 from benchmarks.gossip_ages import AgeCase, age_checks, age_row
+from benchmarks.gossip_checks import LOST, Outcome, report_of
 from benchmarks.gossip_fleet import Network, NodeStream, publish_bytes, run_fleet
+from benchmarks.gossip_images import image_features
+from benchmarks.gossip_methods import IN_TURN, METHODS, NO_CHANGE
 from benchmarks.gossip_streams import ROTATION, STREAMS
+from benchmarks.gossip_work import PARALLEL, SEQUENTIAL, Clock, Server, Work
+from device_agent.gossip.reading import read_told
+from device_agent.gossip.telling import Numbering
+from device_agent.wire.whispers import News, decode_whisper, encode_whisper
 from firmware_profiles.errors import UserError
 from models.gossip_settings import GossipSettings, NewsSettings
+from models.prototypes.embeddings import ClassMeans, merged, nearest_classes
+from models.prototypes.packing import pack
+from models.prototypes.units import units_for
 
 
 @pytest.fixture
@@ -104,7 +114,19 @@ def test_nodes_see_samples_at_almost_the_same_times(tmp_path):
     assert np.ptp(times_s, axis=0).max() < 0.01 * gossip_streams.PERIOD_S
 
 
-@pytest.mark.parametrize("stream", [name for name in STREAMS if not name.startswith("rotation")])
+def test_features_in_ranges_are_from_0_to_1_by_all_nodes_samples_and_stay_where_they_are(data):
+    def site(*columns):
+        times_s = np.arange(2.0)
+        labels = np.zeros(2, np.int64)
+        streams = tuple(NodeStream(np.array(x, np.float32).T, labels, times_s) for x in columns)
+        return gossip_streams.Site(streams, 2, (0, 1)).in_ranges()
+
+    first, second = site([[0, 2], [0.2, 0.3]], [[4, -4], [0.5, 0.4]]).streams
+    np.testing.assert_allclose(first.vectors.T, [[0.5, 0.75], [0.2, 0.3]])
+    np.testing.assert_allclose(second.vectors.T, [[1.0, 0.0], [0.5, 0.4]])
+
+
+@pytest.mark.parametrize("stream", [name for name in STREAMS if not name.startswith(gossip.WITHOUT_DATA)])
 def test_a_stream_whose_file_is_missing_says_what_to_do(stream, tmp_path):
     with pytest.raises(UserError, match=r"is not there: (say by --data|benchmarks\.prepare_data)"):
         STREAMS[stream].make(tmp_path, 5, 0)
@@ -118,7 +140,7 @@ def test_every_method_runs_on_a_short_stream(method):
     outcome = run_job(Job("rotation, phases apart", method, 0, "", 12))
     assert 0.0 <= outcome.accuracy <= 1.0
     assert len(outcome.by_node) == 5
-    assert (outcome.sent > 0) is (METHODS[method].shares != "nothing")
+    assert (outcome.sent > 0) is (METHODS[method].settings.shares != "nothing")
 
 
 def test_the_label_before_is_the_last_that_is_known(data, monkeypatch):
@@ -171,6 +193,87 @@ def test_a_message_to_all_is_sent_once_and_received_by_each():
     assert first.session.ages["node-2"].first_s == pytest.approx(2 + Network().delay_s)
 
 
+def done_at(work):
+    """What one node does when: learn for 1 s, then send 2 messages, and a message that came meanwhile."""
+    clock = Clock()
+    learning = Server(clock)
+    sending = Server(clock) if work.overlaps else learning
+    receiving = Server(clock) if work.overlaps else learning
+    begun = {}
+    for server, takes_s, name in (
+        (learning, work.learn_s, "learn"),
+        (sending, 2 * work.send_s, "send"),
+        (receiving, work.receive_s, "hear"),
+    ):
+        server.take(takes_s, lambda name=name: begun.update({name: clock.now_s}))
+    clock.run()
+    return begun
+
+
+def test_work_overlaps_or_is_done_in_turn():
+    times = {"learn_s": 1.0, "send_s": 2.0, "receive_s": 3.0}
+    assert done_at(Work(**times)) == {"learn": 0.0, "send": 0.0, "hear": 0.0}
+    assert done_at(Work(**times, overlaps=False)) == {"learn": 0.0, "send": 1.0, "hear": 5.0}
+
+
+def test_a_task_that_waits_gives_way_to_a_newer_one_of_its_name():
+    clock, begun = Clock(), []
+    server = Server(clock)
+    for task, name in (("first", "a"), ("old", "a"), ("other", None), ("new", "a"), ("another", None)):
+        server.take(1.0, lambda task=task: begun.append((clock.now_s, task)), name)
+    clock.run()
+    assert begun == [(0.0, "first"), (1.0, "new"), (2.0, "other"), (3.0, "another")]
+
+
+def busy(work, num=20):
+    """Two nodes that send each other their sets after each sample, which takes longer than the next takes."""
+    labels = np.arange(num) % 2
+    streams = [
+        NodeStream(labels[:, None].astype(np.float32), labels, 0.1 * np.arange(num) + node / 1e3)
+        for node in range(2)
+    ]
+    settings = METHODS["paper: base"].settings
+    return run_fleet(streams, settings, num_classes=2, work=work)[0]
+
+
+def test_nodes_that_do_one_thing_at_a_time_learn_late_and_hear_what_is_old():
+    slow = {"learn_s": 0.05, "send_s": 0.15, "receive_s": 0.05}
+    parallel, in_turn = busy(Work(**slow)), busy(Work(**slow, overlaps=False))
+    assert parallel.num_in_time == 19  # the last is learned 0.05 s after it came
+    assert 0 < in_turn.num_in_time < 12
+    assert (parallel.num_sent, in_turn.num_sent) == (14, 20)  # newer sets took the place of 6 that waited
+    ages_s = [node.session.ages["node-1"].peak_sum_s for node in (parallel, in_turn)]
+    assert in_turn.session.prequential.counts.sum() == 20
+    assert ages_s[0] < ages_s[1]
+
+
+def test_what_a_message_waits_is_part_of_its_age():
+    stream = NodeStream(np.zeros((1, 1), np.float32), np.array([0]), np.array([0.0]))
+    other = NodeStream(stream.vectors, stream.labels, np.array([100.0]))
+    work = Work(learn_s=1.0, send_s=2.0, receive_s=4.0)
+    settings = METHODS["paper: base"].settings
+    _, hearer = run_fleet([stream, other], settings, num_classes=2, work=work)
+    record = hearer.session.ages["node-0"]
+    assert (record.first_s, record.age_s) == (pytest.approx(7.0 + Network().delay_s), 7.0)
+
+
+@pytest.mark.parametrize("form", ["parallel", "in turn"])
+def test_the_age_of_busy_nodes_is_that_of_the_formula_while_they_seldom_wait(form):
+    row = age_row(AgeCase(send_fraction=1.0, num_partners=1, duration_s=60.0, form=form), seed=1)
+    assert row["formula_s"] == pytest.approx(0.4 + PARALLEL.learn_s + PARALLEL.send_s + PARALLEL.receive_s)
+    assert len(list(age_checks(row))) == 2
+    assert all(check.holds for check in age_checks(row))
+
+
+def test_the_formula_is_not_judged_by_nodes_that_cannot_keep_up():
+    case = AgeCase(send_fraction=1.0, num_partners=4, form="in turn")
+    assert case.busy_fraction == pytest.approx(10 * (0.005 + 4 * 0.02 + 4 * 0.01))
+    row = age_row(AgeCase(send_fraction=1.0, num_partners=4, duration_s=5.0, form="in turn"), seed=1)
+    assert row["ratio"] > 2
+    assert not list(age_checks(row))
+    assert not SEQUENTIAL.overlaps
+
+
 def test_the_mean_age_of_pairs_is_that_of_the_formula():
     row = age_row(AgeCase(send_fraction=0.1, num_partners=1, num_nodes=5, duration_s=120.0), seed=1)
     assert (row["formula_s"], row["num_pairs"]) == (4.0, 20)
@@ -181,9 +284,9 @@ def test_the_mean_age_of_pairs_is_that_of_the_formula():
 # ------------------------------------------------------------ the report
 
 
-def outcomes(accuracy, sent=0.0, f1=None):
+def outcomes(accuracy, sent=0.0, f1=None, f1_half=None):
     f1 = accuracy if f1 is None else f1
-    return {0: Outcome(accuracy, f1, (accuracy, accuracy - 0.1), sent=sent)}
+    return {0: Outcome(accuracy, f1, (accuracy, accuracy - 0.1), sent, sent, f1_half=f1_half)}
 
 
 def checks(by_method, stream="elec"):
@@ -206,6 +309,69 @@ def test_gossip_is_compared_with_each_node_alone_and_with_the_papers_best_form()
     assert (best.peer, best.value) == ("paper: gate", pytest.approx(10.0))
     assert found["bytes over those of the base"].value == pytest.approx(0.04)
     assert not found[f"F1 over {NO_CHANGE}"].holds
+
+
+def test_the_papers_claims_are_checked_against_its_base_and_its_form_in_turn():
+    found = checks(
+        {
+            "paper: base": outcomes(0.6, sent=1000.0, f1_half=0.5),
+            "paper: gate, clusters": outcomes(0.59, sent=150.0),
+            "paper: base" + IN_TURN: outcomes(0.6, sent=1000.0, f1_half=0.47),
+        }
+    )
+    assert found["paper: gate, clusters: bytes over those of the base"].value == pytest.approx(0.15)
+    assert not found["paper: gate, clusters: F1 less than the base's"].holds
+    faster = found["paper: base: F1 of the first half over that in turn"]
+    assert (faster.value, faster.holds) == (pytest.approx(3.0), True)
+
+
+def test_losses_are_compared_with_the_same_samples_without_them():
+    report = report_of({"elec": {"gossip": outcomes(0.8)}, LOST: {"gossip": outcomes(0.785)}})
+    (check,) = (check for check in report.checks if check.name.startswith(f"{LOST}: points of F1"))
+    assert (check.value, check.holds) == (pytest.approx(1.5), False)
+
+
+def test_a_run_that_is_kept_is_not_run_again(tmp_path, monkeypatch):
+    job = Job("rotation", "alone", 0, "", 12, str(tmp_path))
+    first = outcomes_of(job)
+    monkeypatch.setattr(gossip, "run_job", None)
+    assert outcomes_of(job) == first
+    assert first.keys() == {"alone"}
+
+
+# ------------------------------------------------------------ features of a network
+
+
+@pytest.fixture(scope="module")
+def features():
+    return image_features()
+
+
+def test_devices_tell_images_of_classes_unknown_to_their_network_and_better_with_neighbours(features):
+    del features  # made once, for all of these
+    alone, told = (run_job(Job("images", method, 0, "")) for method in ("alone", "gossip"))
+    assert alone.accuracy > 0.6
+    assert told.accuracy > alone.accuracy + 0.005
+    assert told.sent < 100
+
+
+def test_class_means_that_neighbours_tell_are_better_than_the_few_own_ones(features):
+    x, y = features
+    own, told = [], []
+    for device in range(3):
+        rows = slice(20 * device, 20 * device + 20)
+        means = ClassMeans(x.shape[1], 5)
+        means.add(x[rows], y[rows])
+        own.append(means.prototypes())
+        packed = pack(own[-1], 5, units=units_for(own[-1]), with_ages=False)
+        tell = Numbering(run=1, boot_epoch=1).tell("all", News(packed))
+        said = decode_whisper(encode_whisper(tell.whisper), "a topic").said
+        assert isinstance(said, News)
+        told.append(read_told(said.packed, x.shape[1], 5))
+    rest_x, rest_y = x[60:], y[60:]
+    alone = [float((nearest_classes(rest_x, one) == rest_y).mean()) for one in own]
+    together = float((nearest_classes(rest_x, merged([own[0], told[1], told[2]])) == rest_y).mean())
+    assert together > max(alone) + 0.05
 
 
 def test_the_benchmark_runs_in_miniature_and_reports_what_it_ran(capsys):

@@ -212,19 +212,23 @@ class Ilvq:
 
     def _threshold(self, prototype: int) -> float:
         """How far a sample may be from a prototype without becoming one, squared."""
-        joined = np.flatnonzero(self._edges[prototype, : len(self)] >= 0)
+        joined = (self._edges[prototype, : len(self)] >= 0).nonzero()[0]
         if not len(joined):
             return float("inf")
-        difference = (self._vectors[joined] - self._vectors[prototype]) * self._per_unit
-        lengths = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        difference = self._vectors[joined]
+        difference -= self._vectors[prototype]
+        difference *= self._per_unit
+        squared = np.einsum("ij,ij->i", difference, difference)
         same = self._labels[joined] == self._labels[prototype]
-        within, between = lengths[same], lengths[~same]
-        if not len(between):
-            return float(within.max()) ** 2
-        if not len(within):
-            return float(between.min()) ** 2
-        beyond = between[between > within.mean()]
-        return float(beyond.min() if len(beyond) else between.max()) ** 2
+        num_within = np.count_nonzero(same)
+        if num_within == len(joined):
+            return float(squared.max())
+        if not num_within:
+            return float(squared.min())
+        mean = float(np.sqrt(squared[same]).sum()) / num_within
+        between = squared[~same]
+        beyond = between[between > mean * mean]
+        return float(beyond.min() if len(beyond) else between.max())
 
     def _squared_distances(self, x: Doubles) -> Doubles:
         difference = self._difference[: len(self)]
