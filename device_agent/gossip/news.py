@@ -26,8 +26,8 @@ from models.prototypes.scaling import Scales
 from models.prototypes.units import Units
 from models.subnet import Array
 
-FIRST_UNITS = 3
-"""So many first messages bring the units of the features, in case the very first is lost."""
+TIMES_UNITS = 3
+"""So many messages in a row bring new units of the features, in case the first of them is lost."""
 
 DEMAND_EVERY = 200
 """Samples after which a demand is said again: the last one may have been lost."""
@@ -99,6 +99,7 @@ class NewsSharing:
         self._pool, self._shadow = pool, Shadow(pool, num_features)
         self._rng = random.Random(f"{seed}/probes")
         self._units: Units | None = None
+        self._num_with_units = 0  # of the next messages
         self._told_units: set[str] = set()
         self._units_of: dict[str, Units] = {}
         self._satisfied: set[str] = set()
@@ -126,7 +127,11 @@ class NewsSharing:
             return tells
         sample = of_samples(x[None], [y])
         self._shadow.add(sample, self._num_seen)
-        with_units = self._needs_units(sample, neighbours)
+        if self._needs_units(sample, neighbours):
+            self._units = _units_of(self._learner.scales())
+            self._num_with_units = TIMES_UNITS - self._num_told % TIMES_UNITS * (self._num_told < TIMES_UNITS)
+        with_units = self._num_with_units > 0
+        self._num_with_units -= with_units
         news = News(self._packed(sample, with_units=with_units))
         self._num_told += 1
         # To all is one message to send, whoever hears it; to a few is less for the others to hear.
@@ -180,16 +185,14 @@ class NewsSharing:
         return self._learner.pool_probability(shadow, x, y) < settings.below
 
     def _needs_units(self, sample: PrototypeSet, neighbours: Sequence[str]) -> bool:
-        """Whether it is time to bring them, a neighbour never had them, or they do not suit the sample."""
+        """Whether it is time for new ones, a neighbour never had them, or they do not suit the sample."""
         told, units = self._num_told, self._units
-        if units is None or told < FIRST_UNITS or told % self._settings.units_every == 0:
+        if units is None or told < TIMES_UNITS or told % self._settings.units_every == 0:
             return True
         scaled = (sample.vectors.astype(np.float64) - units.offsets) / units.factors
         return not self._told_units.issuperset(neighbours) or bool(np.abs(scaled).max() > FAR)
 
     def _packed(self, sample: PrototypeSet, *, with_units: bool) -> bytes:
-        if with_units or self._units is None:
-            self._units = _units_of(self._learner.scales())
         return pack(
             sample,
             self._num_classes,
