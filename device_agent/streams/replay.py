@@ -14,8 +14,8 @@ from models.subnet import Array, Indices
 TIMER = "stream"
 
 BETWEEN_S = 0.02
-"""Between two deliveries, at least; what is due in the meantime comes together. One that took longer is
-followed by as long a time for other things: a board slower than its stream still hears its neighbours."""
+"""From the end of a delivery to the next, at least; what is due in the meantime comes together. So a board
+that is slower than its stream still hears its neighbours."""
 
 MOST_EVENTS = 64
 """In one delivery, so that the loop can do other things before the next."""
@@ -127,7 +127,7 @@ class ReplayStream:
         if samples:
             self._deliver(samples)
         done_s = max(self._timers.now_s() - self._began_s, played_s)
-        self._earliest_s = done_s + max(BETWEEN_S, done_s - played_s)
+        self._earliest_s = done_s + BETWEEN_S
         if not self._running or self._held:
             return
         if self._next < self._num_steps:
