@@ -99,7 +99,8 @@ def test_accuracy_recovers(fleet):
     seen = fleet.report["streams"]
     assert seen["accuracy"] > 0.9  # 0.977 is the best there is
     assert all(device["accuracy"] > 0.85 for device in seen["devices"])
-    assert seen["windows"][-1]["accuracy"] > 0.9
+    # devices that were cut off catch up in one window, and the next may have nothing new
+    assert [window["accuracy"] for window in seen["windows"] if window["samples"]][-1] > 0.9
 
 
 def test_whispers_that_are_repeated_and_reordered_are_learned_once(fleet):
