@@ -296,8 +296,11 @@ class GossipRun:
 
     def keep(self) -> KeepLearned:
         """What is learned so far, for another life of the agent."""
-        oldest = self.session.oldest_waiting  # of a stored stream numbers count the samples
-        at = self.seen if oldest is None else min(self.seen, oldest)
+        oldest = self.session.oldest_waiting
+        is_live = (
+            self.num_left is None
+        )  # what waits of it cannot be had again; else numbers count the samples
+        at = self.seen if oldest is None or is_live else min(self.seen, oldest)
         arrays = {
             **self.session.learner.state(),
             POSITION: np.array([at, self._next_number], np.int64),

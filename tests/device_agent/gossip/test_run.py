@@ -187,6 +187,17 @@ def test_another_life_begins_with_the_oldest_sample_that_had_no_label():
     assert (update.num_samples, update.stream.seen) == (10, 10)
 
 
+def test_of_a_live_stream_another_life_has_seen_all_that_was_labelled():
+    run = a_run(deadline_at_s=5.0)
+    stream = samples(6)
+    run.on_samples(1.0, [stream[0]._replace(label=None), *stream[1:]], None)  # the first label never comes
+    (kept,) = only(run.on_timer(5.0, "session/report"), KeepLearned)
+    again = a_run(learned=kept.arrays, deadline_at_s=9.0)
+    again.on_samples(6.0, samples(1, first=6), None)
+    (update,) = reports(again.on_timer(9.0, "session/report"))
+    assert (update.num_samples, update.stream.seen) == (6, 7)
+
+
 def test_the_last_window_waits_for_the_last_label():
     run = a_run(window=4)
     stream = samples(4)
