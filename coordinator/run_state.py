@@ -199,9 +199,7 @@ def peers_of(database: Database, run: str, offset_s: float = 0.0) -> PeerView | 
         for outcome in database.outcomes(run)
         if outcome.peers is not None
     ]
-    # Of versions of one round the first completed it.
-    closed_s = {version.round: version.wall_s + offset_s for version in reversed(database.curve(run))}
-    return fold_run(told, closed_s) if told else None
+    return fold_run(told, _closed_s(database, run, offset_s)) if told else None
 
 
 def streams_of(database: Database, run: str, offset_s: float = 0.0) -> StreamView | None:
@@ -222,8 +220,12 @@ def streams_of(database: Database, run: str, offset_s: float = 0.0) -> StreamVie
         for outcome in database.outcomes(run)
         if outcome.stream is not None
     ]
-    closed_s = {version.round: version.wall_s + offset_s for version in reversed(database.curve(run))}
-    return fold_streams(told, closed_s) if told else None
+    return fold_streams(told, _closed_s(database, run, offset_s)) if told else None
+
+
+def _closed_s(database: Database, run: str, offset_s: float) -> dict[int, float]:
+    """When each round was completed: of its versions the first did."""
+    return {version.round: version.wall_s + offset_s for version in reversed(database.curve(run))}
 
 
 def _outcome(settled: Settled, window: int | None = None) -> Outcome:

@@ -45,7 +45,7 @@ class GossipLink:
 
     Args:
         fleet: its name. core: whose session learns and tells.
-        timers: of the node; the key "stream/leave" is taken.
+        timers: of the node; the key "stream/permission" is taken.
         publish: (topic, payload), at quality of service 0.
         listen: subscribes to a topic; what comes there reaches `received`, on the node's thread.
         streams: makes the device's stream.
@@ -138,7 +138,7 @@ class GossipLink:
         if self._stream is not None:
             self._stream.stop()
             self._stream = None
-            self._timers.cancel_timer("stream/leave")
+            self._timers.cancel_timer("stream/permission")
 
     def _count_missed(self, stream: Stream) -> None:
         if (run := self._core.gossip) is not None:
@@ -169,4 +169,4 @@ class GossipLink:
             stream.hold()
             self._perform(self._core.on_paused(pause))
         self._count_missed(stream)
-        self._timers.set_timer("stream/leave", LOOK_S, self._look)
+        self._timers.set_timer("stream/permission", LOOK_S, self._look)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from device_agent.loop import Action
 from device_agent.streams.backlog import Backlog
-from device_agent.streams.intake import Intake
+from device_agent.streams.live_events import LiveEvents
 from device_agent.streams.log_limit import LogLimit
 from device_agent.streams.process import StopSignal, run_program
 from device_agent.streams.reading import MAX_EVENT_BYTES
@@ -83,7 +83,7 @@ class CommandStream:
         self._name = self._argv[0]
         self._post = post
         self._first_wait_s, self._longest_wait_s, self._grace_s = first_wait_s, longest_wait_s, grace_s
-        self._intake = Intake(source, f"command {self._name}", first_number)
+        self._events = LiveEvents(source, f"command {self._name}", first_number)
         self._backlog = Backlog()
         self._error_limit = LogLimit()
         self._deliver: Deliver = _nothing
@@ -95,7 +95,7 @@ class CommandStream:
     @property
     def num_missed(self) -> int:
         """Lines that came while it was held, were not taken in time, or could not be read."""
-        return self._intake.num_missed + self._backlog.num_dropped
+        return self._events.num_missed + self._backlog.num_dropped
 
     def start(self, deliver: Deliver, ended: Callable[[], None]) -> None:
         """Start the command."""
@@ -119,11 +119,11 @@ class CommandStream:
 
     def hold(self) -> None:
         """Leave out what comes; the command goes on."""
-        self._intake.held = True
+        self._events.held = True
 
     def go_on(self) -> None:
         """Take what comes."""
-        self._intake.held = False
+        self._events.held = False
 
     def stop(self) -> None:
         """Deliver nothing more, and have the command ended; does not wait for it."""
@@ -143,7 +143,7 @@ class CommandStream:
         if not self._running:
             return
         lines, more = self._backlog.take(MOST_EVENTS)
-        samples = [sample for sample in map(self._intake.read, lines) if sample is not None]
+        samples = [sample for sample in map(self._events.read, lines) if sample is not None]
         if samples:
             self._deliver(samples)
         if more:
@@ -176,7 +176,7 @@ class CommandStream:
             if stop.wait(wait_s):
                 return
             wait_s = min(2 * wait_s, self._longest_wait_s)
-            self._post(self._intake.forget_ids)
+            self._post(self._events.forget_ids)
 
     def _run_once(self, stop: StopSignal) -> str | None:
         """Run the command; how it failed, or None if it is over."""

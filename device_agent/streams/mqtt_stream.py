@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from device_agent.streams.intake import Intake
+from device_agent.streams.live_events import LiveEvents
 from device_agent.streams.stream import Deliver
 from device_agent.wire.topics import ROOT
 from firmware_profiles.errors import UserError
@@ -62,20 +62,20 @@ class MqttStream:
     ) -> None:
         self._topic = check_filter(topic)
         self._subscribe = subscribe
-        self._intake = Intake(source, f"topic {topic}", first_number)
+        self._events = LiveEvents(source, f"topic {topic}", first_number)
         self._running = False
 
     @property
     def num_missed(self) -> int:
         """Messages that came while it was held, or could not be read."""
-        return self._intake.num_missed
+        return self._events.num_missed
 
     def start(self, deliver: Deliver, ended: Callable[[], None]) -> None:  # noqa: ARG002 - it never ends
         """Subscribe."""
         self._running = True
 
         def receive(_topic: str, payload: bytes) -> None:
-            sample = self._intake.read(payload) if self._running else None
+            sample = self._events.read(payload) if self._running else None
             if sample is not None:
                 deliver([sample])
 
@@ -83,11 +83,11 @@ class MqttStream:
 
     def hold(self) -> None:
         """Leave out what comes."""
-        self._intake.held = True
+        self._events.held = True
 
     def go_on(self) -> None:
         """Take what comes."""
-        self._intake.held = False
+        self._events.held = False
 
     def stop(self) -> None:
         """Deliver nothing more. A bus has no way to unsubscribe: what still comes is dropped."""

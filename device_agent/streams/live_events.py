@@ -13,7 +13,7 @@ from models.data.live import LiveSource
 log = logging.getLogger(__name__)
 
 
-class Intake:
+class LiveEvents:
     """Reads events; those that come while it is held are left out, and the unreadable ones are logged.
 
     Args:
