@@ -49,8 +49,8 @@ class LocalData:
         config: which samples.
 
     Attributes:
-        dataset: the training samples at this moment; of a live source none, for ever.
         live: where samples come from while they are made; None: they are stored.
+        num_samples, shape, num_classes: of the data set.
 
     Raises:
         UserError: they cannot be loaded.
@@ -60,7 +60,23 @@ class LocalData:
         self._config = config
         self.live = parse_live(config.source)
         self._loaded = self._last_seen = "" if self.live else fingerprint(config.source)
-        self.dataset = empty_dataset(self.live) if self.live else _load(config)
+        self._dataset: Dataset | None = self._load()
+
+    @property
+    def dataset(self) -> Dataset:
+        """The training samples at this moment; of a live source none, for ever.
+
+        Raises:
+            UserError: they were released, and cannot be loaded any more.
+        """
+        if self._dataset is None:
+            self._dataset = self._load()
+        return self._dataset
+
+    def release(self) -> None:
+        """Free their memory until they are asked for: a stream reads the files itself, without scaling."""
+        if not self.live:
+            self._dataset = None
 
     def refresh(self) -> bool:
         """Load again if the files changed and have come to rest; returns whether they did.
@@ -76,11 +92,16 @@ class LocalData:
         if self._last_seen == self._loaded or self._last_seen != last:
             return False
         self._loaded = self._last_seen
-        self.dataset = _load(self._config)
+        self._dataset = self._load()
         return True
 
+    def _load(self) -> Dataset:
+        dataset = empty_dataset(self.live) if self.live else _training_samples(self._config)
+        self.num_samples, self.shape, self.num_classes = len(dataset), dataset.shape, dataset.num_classes
+        return dataset
 
-def _load(config: DataConfig) -> Dataset:
+
+def _training_samples(config: DataConfig) -> Dataset:
     train = load_data(config.source, config.seed).train
     if config.shard is None:
         return train

@@ -103,9 +103,9 @@ def run_agent(config: AgentConfig) -> None:
         engine=engine,
         num_cores=snapshot.num_cores,
         memory_total_bytes=psutil.virtual_memory().total,
-        num_samples=len(data.dataset),
-        input_shape=data.dataset.shape,
-        num_classes=data.dataset.num_classes,
+        num_samples=data.num_samples,
+        input_shape=data.shape,
+        num_classes=data.num_classes,
         cpu_share_fraction=policy.max_cpu_share_fraction / snapshot.cohort_size,
         policy_digest=digest,
     )
@@ -145,6 +145,7 @@ def run_agent(config: AgentConfig) -> None:
     def open_stream(effect: OpenStream) -> Stream:
         from device_agent.streams.own import own_stream  # noqa: PLC0415 - most agents train a network
 
+        data.release()
         return own_stream(
             config.data,
             effect,
@@ -175,7 +176,7 @@ def run_agent(config: AgentConfig) -> None:
     def look_at_data() -> None:
         try:
             if data.refresh():
-                node.data_changed(len(data.dataset))
+                node.data_changed(data.num_samples)
         except UserError as error:
             log.warning("local data not reloaded: %s", error)
         loop.set_timer("data", DATA_S, look_at_data)
@@ -188,7 +189,7 @@ def run_agent(config: AgentConfig) -> None:
         listen(topic)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
-    log.info("agent %s starts: %d samples, profile %s", config.device, len(data.dataset), config.profile.name)
+    log.info("agent %s starts: %d samples, profile %s", config.device, data.num_samples, config.profile.name)
     node.disconnected()  # until the bus says otherwise
     node.start()
     bus.start()

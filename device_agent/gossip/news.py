@@ -119,11 +119,9 @@ class NewsSharing:
         tells = self._demands()
         if not neighbours:
             return []
-        if not self._is_news(x, y):
-            return tells
         wanting = [one for one in neighbours if one not in self._satisfied]
         is_probe = len(wanting) < len(neighbours) and self._rng.random() < self._settings.probes
-        if not wanting and not is_probe:
+        if not (wanting or is_probe) or not self._is_news(x, y):
             return tells
         sample = of_samples(x[None], [y])
         self._shadow.add(sample, self._num_seen)

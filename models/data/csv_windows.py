@@ -30,6 +30,8 @@ from models.data.raw import (
     read_options,
 )
 
+_LARGEST = 3e38  # what float32 holds
+
 _OPTIONS = {"window": positive_int, "stride": positive_int, "label": str, "classes": names}
 
 
@@ -142,6 +144,7 @@ def _windows(
 
 def _read_rows(path: Path, label: str | None) -> _Rows:
     features, labels = array("f"), []
+    plain: dict[str, str] = {}  # of cells: few labels, in many rows
     num_columns = label_column = -1
     line_number = 0
     try:
@@ -161,8 +164,11 @@ def _read_rows(path: Path, label: str | None) -> _Rows:
                     raise UserError(
                         f"{path}, line {line_number}: {len(cells)} columns, the lines before {num_columns}."
                     )
-                labels.append(_label_text(cells.pop(label_column), path, line_number))
-                features.extend(_number(cell, path, line_number) for cell in cells)
+                cell = cells.pop(label_column)
+                if cell not in plain:
+                    plain[cell] = _label_text(cell, path, line_number)
+                labels.append(plain[cell])
+                features.extend(_numbers(cells, path, line_number))
                 if len(labels) % 65536 == 0:
                     check_size(len(labels), 4 * num_columns, str(path))
     except (csv.Error, UnicodeDecodeError, EOFError, zlib.error) as error:
@@ -218,16 +224,20 @@ def _label_text(cell: str, path: Path, line_number: int) -> str:
     return text
 
 
-def _number(cell: str, path: Path, line_number: int) -> float:
+def _numbers(cells: list[str], path: Path, line_number: int) -> list[float]:
     try:
-        value = float(cell)
+        values = list(map(float, cells))
     except ValueError:
-        value = math.nan
-    if not abs(value) < 3e38:  # what float32 cannot hold, NaN too
-        raise UserError(
-            f"{path}, line {line_number}: '{cell[:40]}' is not a finite number. Fill it or remove the line."
-        )
-    return value
+        values = [math.nan]
+    if -_LARGEST < min(values) <= max(values) < _LARGEST and not math.isnan(sum(values)):
+        return values
+    for cell in cells:
+        if not _is_number(cell) or not abs(float(cell)) < _LARGEST:
+            raise UserError(
+                f"{path}, line {line_number}: '{cell[:40]}' is not a finite number. Fill it or remove the "
+                "line."
+            )
+    return values
 
 
 def _is_number(cell: str) -> bool:

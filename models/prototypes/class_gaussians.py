@@ -30,7 +30,7 @@ class ClassGaussians:
         shape = (len(memories), num_classes, num_features)
         self._mean, self._squares = np.zeros(shape), np.zeros(shape)
         self._count = np.zeros(shape[:2])
-        self._keep = 1.0 - 1.0 / np.array(memories)[:, None]
+        self._keep = 1.0 - 1.0 / np.array(memories)[:, None, None]
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What it has learned, live."""
@@ -38,12 +38,14 @@ class ClassGaussians:
 
     def learn(self, x: Doubles, y: int) -> None:
         """Take in a sample: float64 [d] of class y."""
-        self._count *= self._keep
-        self._squares *= self._keep[:, :, None]
-        self._count[:, y] += 1.0
-        before = x - self._mean[:, y]
-        self._mean[:, y] += before / self._count[:, y, None]
-        before *= x - self._mean[:, y]
+        self._count *= self._keep[:, 0]
+        self._squares *= self._keep
+        count, mean = self._count[:, y, None], self._mean[:, y]
+        count += 1.0
+        before = x - mean
+        step = before / count
+        mean += step
+        before *= np.subtract(x, mean, out=step)
         self._squares[:, y] += before
 
     def predict(self, x: Doubles, variance: Doubles) -> Doubles:
@@ -61,12 +63,13 @@ class ClassGaussians:
         distance = x - self._mean
         distance *= distance
         distance /= spread
-        distance += np.log(spread)
-        score = -0.5 * distance.sum(axis=2)
+        distance += np.log(spread, out=spread)
+        score = np.add.reduce(distance, axis=2)
+        score *= -0.5
         score += np.log(self._count + 1e-9)
-        score -= score.max(axis=1, keepdims=True)
+        score -= np.maximum.reduce(score, axis=1, keepdims=True)
         np.exp(score, out=score)
-        score *= _SUREST / score.sum(axis=1, keepdims=True)
+        score *= _SUREST / np.add.reduce(score, axis=1, keepdims=True)
         score += (1.0 - _SUREST) / score.shape[1]
         return score
 

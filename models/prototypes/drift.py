@@ -53,10 +53,11 @@ class DriftDetector:
         if not 0.0 < confidence < 1.0:
             raise ValueError(f"a confidence of {confidence} is not between 0 and 1")
         self._confidence = confidence
-        self._buckets = np.zeros((_SIZES, _PER_SIZE + 1))  # sums; the first of a row is the oldest
-        self._squares = np.zeros_like(self._buckets)
-        self._filled = np.zeros(_SIZES, np.int64)
-        self._seen = np.zeros(1, np.int64)
+        # Of each size the sums of its buckets, and of their squares, the oldest first. As lists: in the mean
+        # two numbers change with a value, which arrays take ten times as long for.
+        self._sums: list[list[float]] = [[]]
+        self._squares: list[list[float]] = [[]]
+        self._seen = 0
 
     def observe(self, value: float) -> Drift | None:
         """Take in a value; what drift it shows, if any.
@@ -66,9 +67,9 @@ class DriftDetector:
         """
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"a drift detector watches values from 0 to 1, not {value}")
-        self._seen[0] += 1
-        self._append(0, value, value * value)
-        if self._seen[0] % _EVERY:
+        self._seen += 1
+        self._append(value)
+        if self._seen % _EVERY:
             return None
         drift = None
         while (found := self._cut()) is not None:
@@ -78,11 +79,17 @@ class DriftDetector:
     @property
     def length(self) -> int:
         """Values in the window."""
-        return int(self._filled @ 2 ** np.arange(_SIZES))
+        return sum(len(row) << size for size, row in enumerate(self._sums))
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """The window, as arrays."""
-        return saved.copied(self._arrays())
+        state = self._empty()
+        for size, (sums, squares) in enumerate(zip(self._sums, self._squares, strict=True)):
+            state["buckets"][size, : len(sums)] = sums
+            state["squares"][size, : len(sums)] = squares
+            state["filled"][size] = len(sums)
+        state["seen"][0] = self._seen
+        return state
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Go on from a saved state.
@@ -90,42 +97,48 @@ class DriftDetector:
         Raises:
             ValueError: it is damaged; nothing has changed then.
         """
-        saved.check(self._arrays(), state)
+        saved.check(self._empty(), state)
         saved.check_range(state, "filled", 0, _PER_SIZE)
-        saved.copy_back(self._arrays(), state)
+        saved.check_range(state, "seen", 0, 2**62)
+        filled = np.asarray(state["filled"]).tolist()
+        num_sizes = max((size + 1 for size, num in enumerate(filled) if num), default=1)
+        for rows, name in ((self._sums, "buckets"), (self._squares, "squares")):
+            kept = np.asarray(state[name], np.float64).tolist()
+            rows[:] = [kept[size][: filled[size]] for size in range(num_sizes)]
+        self._seen = int(state["seen"][0])
 
-    def _arrays(self) -> dict[str, NDArray[np.generic]]:
+    @staticmethod
+    def _empty() -> dict[str, NDArray[np.generic]]:
         return {
-            "buckets": self._buckets,
-            "squares": self._squares,
-            "filled": self._filled,
-            "seen": self._seen,
+            "buckets": np.zeros((_SIZES, _PER_SIZE)),
+            "squares": np.zeros((_SIZES, _PER_SIZE)),
+            "filled": np.zeros(_SIZES, np.int64),
+            "seen": np.zeros(1, np.int64),
         }
 
-    def _append(self, size: int, total: float, squares: float) -> None:
-        """A new bucket; where there are too many of its size, the two oldest become one of the next."""
-        place = self._filled[size]
-        self._buckets[size, place], self._squares[size, place] = total, squares
-        self._filled[size] += 1
-        if self._filled[size] > _PER_SIZE:
-            first = float(self._buckets[size, :2].sum()), float(self._squares[size, :2].sum())
-            self._drop(size, 2)
-            if size + 1 < _SIZES:
-                self._append(size + 1, *first)
-
-    def _drop(self, size: int, num: int) -> None:
-        for row in (self._buckets[size], self._squares[size]):
-            row[:-num] = row[num:].copy()
-        self._filled[size] -= num
+    def _append(self, value: float) -> None:
+        """A new bucket; where there are too many of a size, the two oldest become one of the next."""
+        total, square = value, value * value
+        for size in range(_SIZES):
+            if size == len(self._sums):
+                self._sums.append([])
+                self._squares.append([])
+            sums, squares = self._sums[size], self._squares[size]
+            sums.append(total)
+            squares.append(square)
+            if len(sums) <= _PER_SIZE:
+                return
+            total, square = sums[0] + sums[1], squares[0] + squares[1]
+            del sums[:2], squares[:2]
 
     def _oldest_first(self) -> tuple[Doubles, Doubles, float]:
         """Cumulated values and sums of the buckets, and the variance of all."""
-        sizes = [size for size in range(_SIZES - 1, -1, -1) if self._filled[size]]
-        sums = np.concatenate([self._buckets[size, : self._filled[size]] for size in sizes])
-        squares = sum(float(self._squares[size, : self._filled[size]].sum()) for size in sizes)
-        numbers = np.repeat([2.0**size for size in sizes], [self._filled[size] for size in sizes])
-        num, total = numbers.sum(), sums.sum()
-        return np.cumsum(numbers), np.cumsum(sums), max(0.0, squares / num - (total / num) ** 2)
+        sums = np.array([total for row in reversed(self._sums) for total in row])
+        sizes = [size for size in reversed(range(len(self._sums))) for _ in self._sums[size]]
+        numbers = np.cumsum(np.exp2(sizes))
+        num, total = float(numbers[-1]), float(sums.sum())
+        squares = sum(map(sum, self._squares))
+        return numbers, np.cumsum(sums), max(0.0, squares / num - (total / num) ** 2)
 
     def _cut(self) -> Drift | None:
         """Drop the oldest bucket if some cut shows a difference."""
@@ -144,5 +157,11 @@ class DriftDetector:
         best = int(excess.argmax())
         if excess[best] <= 0.0:
             return None
-        self._drop(int(np.flatnonzero(self._filled)[-1]), 1)
-        return Drift(int(self._seen[0]), float(before[best]), float(after[best]), int(new[best]))
+        self._drop_oldest()
+        return Drift(self._seen, float(before[best]), float(after[best]), int(new[best]))
+
+    def _drop_oldest(self) -> None:
+        while not self._sums[-1]:
+            self._sums.pop()
+            self._squares.pop()
+        del self._sums[-1][0], self._squares[-1][0]

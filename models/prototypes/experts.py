@@ -10,6 +10,8 @@ ages; a peer's prototypes are moved away by (1 - trust) / trust.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from models.prototypes.class_gaussians import ClassGaussians
@@ -27,9 +29,16 @@ _SHARPNESS = 2.0  # exponent of the separation
 class Experts:
     """Says what each expert says; learns nothing itself.
 
+    All that look at neighbours are asked at once: of each metric one row of distances for each way in which
+    ages count, with infinite ones to what does not count.
+
     Args:
         settings: of the learner.
         num_classes: C.
+        memory: of own samples and peers' prototypes.
+
+    Attributes:
+        num_own, num_all: experts that look at own samples alone, and all with the pool's.
     """
 
     def __init__(self, settings: LearnerSettings, num_classes: int, memory: Memory) -> None:
@@ -37,56 +46,59 @@ class Experts:
         ages = memory.ages_round
         rows = [np.where(ages < horizon, 0.0, np.inf) for horizon in settings.horizons]
         rows.append((ages / settings.fade) ** 2)
+        self._num_ways = len(rows)
+        rows.append((ages / settings.pool_fade) ** 2)
         self._by_age = np.array(rows, np.float32)
-        self._among_pool = np.array((ages / settings.pool_fade) ** 2, np.float32)
-        self._num_nearest = NUM_METRICS * len(rows)
+        self._apart = np.full((len(rows), settings.pool + settings.memory), np.inf, np.float32)
+        self._num_nearest = NUM_METRICS * self._num_ways
         self.num_own = self._num_nearest + len(settings.class_memories)
         self.num_all = self.num_own + (NUM_METRICS if settings.pool else 0)
         self._num_classes = num_classes
 
-    def own(self, distances: Array, x: Doubles, gaussians: ClassGaussians, variance: Doubles) -> Doubles:
-        """What own samples say.
+    def say(
+        self, distances: Array, x: Doubles, gaussians: ClassGaussians, variance: Doubles, distrust: Doubles
+    ) -> Doubles:
+        """What each says about a sample.
 
         Args:
             distances: float32 [M, num_pool + num_own], of the memory.
             x: float64 [d].
             gaussians: of the classes.
             variance: float64 [d], of all samples.
-
-        Returns:
-            float64 [num_own, C].
-        """
-        said = np.empty((self.num_own, self._num_classes))
-        said[self._num_nearest :] = gaussians.predict(x, variance)
-        memory = self._memory
-        if not memory.num_own:
-            said[: self._num_nearest] = 1.0 / self._num_classes
-            return said
-        near = distances[:, None, memory.num_pool :] + self._by_age[:, memory.places]
-        said[: self._num_nearest] = class_shares(
-            near.reshape(self._num_nearest, memory.num_own),
-            memory.votes[memory.num_pool :],
-            self._settings.neighbours,
-        )
-        return said
-
-    def pool(self, distances: Array, distrust: Doubles) -> Array:
-        """What own samples and the peers' prototypes say together.
-
-        Args:
-            distances: float32 [M, num_pool + num_own], of the memory; num_pool >= 1.
             distrust: float64 [P], of each peer: what is added to the distance of its prototypes.
 
         Returns:
-            float32 [M, C].
+            float64 [num_own, C], or [num_all, C] where there is a pool.
         """
-        memory = self._memory
+        num_pool, num_ways, end = self._memory.num_pool, self._num_ways, self._num_nearest
+        said = np.empty((self.num_all if num_pool else self.num_own, self._num_classes))
+        said[end : self.num_own] = gaussians.predict(x, variance)
+        if not distances.shape[1]:
+            said[:end] = 1.0 / self._num_classes
+            return said
+        near = distances[:, None] + self._of_ages(distrust)
+        shares = class_shares(
+            near.reshape(-1, distances.shape[1]), self._memory.votes, self._settings.neighbours
+        ).reshape(NUM_METRICS, -1, self._num_classes)
+        said[:end].reshape(NUM_METRICS, num_ways, -1)[:] = shares[:, :num_ways]
+        if num_pool:
+            said[self.num_own :] = shares[:, num_ways]
+        return said
+
+    def _of_ages(self, distrust: Doubles) -> Array:
+        """What ages and distrust add to distances: float32 [ways, num_pool + num_own], the pool's last."""
+        memory, settings = self._memory, self._settings
+        num_pool, num_ways = memory.num_pool, self._num_ways
+        apart = self._apart[:, settings.pool - num_pool : settings.pool + memory.num_own]
+        apart[:, num_pool:] = self._by_age[:, memory.places]
+        if not num_pool:
+            return apart[:num_ways]
         age = memory.pool_ages
-        age /= self._settings.pool_fade
+        age /= settings.pool_fade
         age *= age
         age += distrust[memory.pool_peers]
-        apart = np.concatenate((age, self._among_pool[memory.places]), dtype=np.float32)
-        return class_shares(distances + apart, memory.votes, self._settings.neighbours)
+        apart[num_ways, :num_pool] = age
+        return apart
 
 
 def metrics(scales: Scales, separation: Doubles) -> Array:
@@ -129,7 +141,15 @@ def pool_share(
         return 0.0
     difference = prototypes.vectors - x
     difference *= difference
-    distances = weights.T @ difference.T + (prototypes.ages / np.float32(settings.pool_fade)) ** 2
-    votes = np.zeros((len(prototypes), num_classes), np.float32)
-    votes[np.arange(len(prototypes)), prototypes.labels] = 1.0
-    return float(class_shares(distances, votes, settings.neighbours)[:, y].mean())
+    distances = weights.T @ difference.T
+    old = prototypes.ages / np.float32(settings.pool_fade)
+    old *= old
+    distances += old
+    shares = class_shares(distances, _one_hot(num_classes)[prototypes.labels], settings.neighbours)
+    return float(np.add.reduce(shares[:, y])) / len(shares)
+
+
+@functools.lru_cache(maxsize=4)
+def _one_hot(num_classes: int) -> Array:
+    """A vote for each class: float32 [C, C]."""
+    return np.eye(num_classes, dtype=np.float32)

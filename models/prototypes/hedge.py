@@ -53,12 +53,15 @@ class Hedge:
         """
         num = len(said)
         loss, right, chances = self._loss[:num], self._right[:num], said[:, y]
+        part = np.maximum(chances, _LEAST)
+        np.log(part, out=part)
         loss *= self._decay
-        loss -= np.log(np.maximum(chances, _LEAST))
+        loss -= part
         right *= self._decay
-        right += (1.0 - self._decay) * (chances >= said.max(axis=1))
-        part = np.exp(loss.min() - loss)
-        part *= (1.0 - self._share) / part.sum()
+        right += (1.0 - self._decay) * (chances >= np.maximum.reduce(said, axis=1))
+        np.subtract(np.minimum.reduce(loss), loss, out=part)
+        np.exp(part, out=part)
+        part *= (1.0 - self._share) / np.add.reduce(part)
         part += self._share / num
         self.weights[:num] = part
         if num < len(self._loss):
@@ -68,4 +71,4 @@ class Hedge:
 
     def best(self, num: int) -> float:
         """Decayed accuracy of the best of the first experts."""
-        return float(self._right[:num].max())
+        return float(np.maximum.reduce(self._right[:num]))

@@ -93,7 +93,9 @@ class PrototypeLearner:
         if len(self._pending) > self._settings.pending:
             self._pending.popitem(last=False)
         weights = self._hedge.weights[: len(said.shares)]
-        return weights @ said.shares / weights.sum()
+        mixed = weights @ said.shares
+        mixed /= np.add.reduce(weights)
+        return mixed
 
     def learn(self, x: NDArray[np.generic], y: int) -> None:
         """Learn a sample and its label, whether or not, and whenever, it was predicted.
@@ -222,12 +224,17 @@ class PrototypeLearner:
     def _say(self, x: Doubles) -> _Said:
         memory = self._memory
         distances = memory.distances(x.astype(np.float32), self._metrics)
-        own = self._experts.own(distances, x, self._gaussians, self._scaling.live.variance)
+        shares = self._experts.say(
+            distances,
+            x,
+            self._gaussians,
+            self._scaling.live.variance,
+            self._trust.distrust(self._best_own),
+        )
         if not memory.num_pool:
-            return _Said(own, None)
-        pool = self._experts.pool(distances, self._trust.distrust(self._best_own))
+            return _Said(shares, None)
         nearest = memory.nearest_labels(distances[0, : memory.num_pool], self._settings.peers)
-        return _Said(np.concatenate((own, pool), dtype=np.float64), nearest)
+        return _Said(shares, nearest)
 
     def _renew_metrics(self) -> None:
         self._metrics[...] = experts.metrics(self._scaling.live, self._gaussians.separation())

@@ -163,6 +163,6 @@ class Memory:
             int64 [P], UNKNOWN for peers without a prototype.
         """
         found = np.full(num_peers, UNKNOWN)
-        order = np.argsort(-distances, kind="stable")  # the nearest is written last
+        order = distances.argsort(kind="stable")[::-1]  # the nearest is written last
         found[self.pool_peers[order]] = self._labels[self._pool - self.num_pool :][order]
         return found

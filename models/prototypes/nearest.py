@@ -30,9 +30,12 @@ def class_shares(distances: Array, votes: Array, neighbours: int) -> Array:
         float32 [E, C], rows of sum 1.
     """
     last = min(neighbours, distances.shape[1]) - 1
-    furthest = np.partition(distances, last, axis=1)[:, last : last + 1]
-    near = (distances <= np.minimum(furthest, _FAR)).astype(np.float32)
-    shares = near @ votes
+    ordered = distances.copy()
+    ordered.partition(last, axis=1)
+    furthest = ordered[:, last : last + 1]
+    np.minimum(furthest, _FAR, out=furthest)
+    near = np.less_equal(distances, furthest)
+    shares = near.astype(np.float32) @ votes
     shares += _PRIOR
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares /= np.add.reduce(shares, axis=1, keepdims=True)
     return shares

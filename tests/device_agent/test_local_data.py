@@ -84,6 +84,23 @@ def test_data_that_is_still_being_copied_is_waited_for(file):
     assert len(data.dataset) == 24
 
 
+def test_data_that_was_released_is_loaded_when_it_is_asked_for(file):
+    data = LocalData(DataConfig(source=str(file), shard=(1, 4)))
+    before = data.dataset.samples.copy()
+    data.release()
+    assert (data.num_samples, data.shape, data.num_classes) == (5, (3,), 2)
+    np.testing.assert_array_equal(data.dataset.samples, before)
+
+
+def test_data_that_was_released_and_removed_is_an_error_that_names_it(file):
+    data = LocalData(DataConfig(source=str(file)))
+    data.release()
+    file.unlink()
+    with pytest.raises(UserError, match="own"):
+        _ = data.dataset
+    assert data.num_samples == 20
+
+
 def test_damaged_data_is_an_error_told_once_and_the_samples_stay_as_they_were(file):
     data = LocalData(DataConfig(source=str(file)))
     file.write_bytes(b"half a fi")

@@ -40,9 +40,8 @@ def test_after_drift_the_window_holds_what_came_since():
 
 def test_memory_does_not_grow_with_the_stream():
     detector = DriftDetector()
-    before = sum(array.nbytes for array in detector.state().values())
     drifts(np.zeros(3000), detector)
-    assert sum(array.nbytes for array in detector.state().values()) == before
+    assert detector.state()["filled"].sum() <= 5 * np.log2(3000)
     assert detector.length == 3000
 
 
