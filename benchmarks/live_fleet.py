@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 30.0
 POLL_S = 0.2
@@ -43,6 +45,10 @@ class LiveFleet:
                 return json.load(answer)
         except (urllib.error.URLError, OSError, ValueError):
             return None
+
+    def processes(self) -> list[psutil.Process]:
+        """All that `edgetide up` has started: broker, coordinator, agents."""
+        return psutil.Process(self._process.pid).children(recursive=True)
 
     def wait_for(self, what: str, holds: Callable[[dict[str, Any]], bool], limit_s: float) -> dict[str, Any]:
         """Look at the fleet until something holds, and return that view of it.

@@ -66,16 +66,22 @@ class Loop:
         self._timers.pop(key, None)
 
     def run(self) -> None:
-        """Run until `stop`. An action that raises is a defect of ours: it ends the loop, loudly."""
+        """Run until `stop`. An action that raises is a defect of ours: it ends the loop, loudly.
+
+        All actions that wait are run before timers are looked at again, so that a timer which is always due,
+        such as of a stream that comes faster than it can be learned, keeps no message waiting.
+        """
         while True:
             self._run_due()
-            try:
-                action = self._actions.get(timeout=self._wait_s())
-            except queue.Empty:
-                continue
-            if action is None:
-                return
-            action()
+            wait_s = self._wait_s()
+            for _ in range(max(1, self._actions.qsize())):
+                try:
+                    action = self._actions.get(timeout=wait_s)
+                except queue.Empty:
+                    break
+                if action is None:
+                    return
+                action()
 
     def _wait_s(self) -> float:
         return min(60.0, max(0.0, self._heap[0][0] - self.now_s())) if self._heap else 60.0

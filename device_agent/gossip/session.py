@@ -136,7 +136,7 @@ class GossipSession:
         Raises:
             ValueError: it has other features, or one is not finite; it is as if it had not come.
         """
-        predicted = int(np.argmax(self.learner.predict_proba(x)))
+        predicted = int(self.learner.predict_proba(x).argmax())
         self._waiting[number] = _Waiting(np.array(x), predicted, now_s)
         if len(self._waiting) > self._most_waiting:
             self._waiting.popitem(last=False)

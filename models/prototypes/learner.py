@@ -228,7 +228,7 @@ class PrototypeLearner:
             distances,
             x,
             self._gaussians,
-            self._scaling.live.variance,
+            self._scaling.variance,
             self._trust.distrust(self._best_own),
         )
         if not memory.num_pool:

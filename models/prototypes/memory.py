@@ -6,6 +6,7 @@ part from the right, own samples its right part from the left, and what is there
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,7 +34,7 @@ class Memory:
         self._labels = np.zeros(pool, np.int64)
         self._born = np.zeros(pool)
         self._peers = np.zeros(pool, np.int64)
-        self._clock = np.zeros(2, np.int64)  # own samples ever, prototypes kept
+        self._clock = array("q", (0, 0))  # own samples ever, prototypes kept
         # Ages by place, twice round: where the ring's next place is h, they are the part from own - h on.
         self.ages_round = (own - 1.0 - np.arange(2 * own)) % own
         self._difference = np.empty_like(self._vectors)
@@ -46,7 +47,7 @@ class Memory:
             "labels": self._labels,
             "born": self._born,
             "peers": self._peers,
-            "clock": self._clock,
+            "clock": np.frombuffer(self._clock, np.int64),
         }
 
     def check(self, state: Mapping[str, NDArray[np.generic]], prefix: str, num_peers: int) -> None:
@@ -64,17 +65,17 @@ class Memory:
     @property
     def now(self) -> int:
         """Own samples ever learned: the clock of ages."""
-        return int(self._clock[0])
+        return self._clock[0]
 
     @property
     def num_own(self) -> int:
         """Own samples that are kept."""
-        return min(int(self._clock[0]), self._own)
+        return min(self._clock[0], self._own)
 
     @property
     def num_pool(self) -> int:
         """Prototypes of peers that are kept."""
-        return int(self._clock[1])
+        return self._clock[1]
 
     @property
     def places(self) -> slice:

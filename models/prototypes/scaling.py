@@ -123,6 +123,11 @@ class Scaling:
         return Scales(self._mean.copy(), self._variance.copy(), float(self._count[0]))
 
     @property
+    def variance(self) -> Doubles:
+        """Float64 [d], without a copy: the next sample changes it."""
+        return self._variance
+
+    @property
     def live(self) -> Scales:
         """As of now, without a copy: the next sample changes it."""
         return Scales(self._mean, self._variance, float(self._count[0]))

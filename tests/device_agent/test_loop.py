@@ -49,6 +49,22 @@ def test_actions_posted_from_another_thread_run_on_the_loops_own():
     assert seen == [threading.get_ident()]
 
 
+def test_a_timer_that_is_always_due_keeps_no_message_waiting(hand):
+    loop, done = Loop(), []
+
+    def due_again():
+        done.append("timer")
+        hand.time_s += 1.0
+        loop.set_timer("stream", 0.0, due_again)
+
+    loop.set_timer("stream", 0.0, due_again)
+    for number in range(3):
+        loop.post(lambda number=number: done.append(number))
+    loop.post(lambda: loop.post(loop.stop))
+    loop.run()
+    assert done[:4] == ["timer", 0, 1, 2]
+
+
 def test_stop_from_another_thread_wakes_a_loop_that_waits():
     loop, running = Loop(), threading.Event()
     loop.post(running.set)
