@@ -85,10 +85,10 @@ def write(path: Path, features: NDArray[np.float32], labels: NDArray[np.int64]) 
             rows.writerow([*values, label])
 
 
-def watch_agents(path: Path) -> dict[str, Watched]:
-    """Play the file to agents and look at each of them until all are through."""
+def watch_agents(path: Path, num_passes: int) -> dict[str, Watched]:
+    """Play the file to agents so many times, and look at each of them until all are through."""
     options = ["--strategy", "gossip", "--data", str(path), "--devices", str(NUM_DEVICES)]
-    options += ["--sample-seconds", str(SAMPLE_S)]
+    options += ["--sample-seconds", str(SAMPLE_S), "--rounds", str(num_passes)]
     with live_fleet(options) as fleet:
         fleet.wait_for("agents", lambda view: len(view["devices"]) == NUM_DEVICES, LIMIT_S)
         agents = agents_of(fleet)
@@ -131,14 +131,14 @@ def learner_rates(
 def main() -> int:
     """Measure and print."""
     options = parser("What an agent that learns from a stream takes of a board.").parse_args()
-    num_rows, num_repeats = (8_000, 10) if options.quick else (60_000, 40)
+    num_rows, num_passes, num_repeats = (8_000, 1, 10) if options.quick else (24_000, 3, 40)
     features, labels = make_stream(num_rows)
     report = Report("gossip_agent")
     alone = list(learner_rates(features, labels, num_repeats // 2))
     with tempfile.TemporaryDirectory(prefix="edgetide-bench-") as folder:
         path = Path(folder, "stream.csv")
         write(path, features, labels)
-        watched = watch_agents(path)
+        watched = watch_agents(path, num_passes)
     alone += learner_rates(features, labels, num_repeats // 2)
     report.rows.append({"process": "the learner alone", "samples_per_cpu_s": median(alone)})
     for device, one in sorted(watched.items()):

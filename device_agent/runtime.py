@@ -13,7 +13,6 @@ import psutil
 
 from device_agent.agent import AgentCore
 from device_agent.effects import OpenStream
-from device_agent.freed_memory import give_back_freed_memory
 from device_agent.kept_content import KeptContent
 from device_agent.learned_store import FileLearned
 from device_agent.live_jobs import Listener, LiveJobs
@@ -147,7 +146,7 @@ def run_agent(config: AgentConfig) -> None:
         from device_agent.streams.own import own_stream  # noqa: PLC0415 - most agents train a network
 
         data.release()
-        stream = own_stream(
+        return own_stream(
             config.data,
             effect,
             device=config.device,
@@ -157,8 +156,6 @@ def run_agent(config: AgentConfig) -> None:
             ),
             post=loop.post,
         )
-        give_back_freed_memory()
-        return stream
 
     node = AgentNode(
         fleet=config.fleet,

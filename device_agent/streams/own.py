@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_agent.effects import OpenStream
+from device_agent.freed_memory import give_back_freed_memory
 from device_agent.local_data import DataConfig
 from device_agent.loop import Action, Timers
 from device_agent.streams.command_stream import CommandStream, check_program
@@ -49,10 +50,9 @@ def own_stream(
     live = parse_live(data.source)
     if live is not None:
         return _live_stream(live, effect.first_number, device, subscribe, post)
-    stored = load_stream(data.source, data.seed)
-    index, count = data.shard or (0, 1)
-    rows = partition(stored.dataset, data.scheme, count, data.seed)[index]
-    return replay(stored.dataset, rows, effect, timers, stored.label_delay, _times_s(rows, data, effect))
+    stream = _stored_stream(data, effect, timers)
+    give_back_freed_memory()  # of the other devices' samples
+    return stream
 
 
 def check_live(live: LiveSource, device: str) -> None:
@@ -96,6 +96,13 @@ def replay(
         position=effect.position,
         passes=effect.passes,
     )
+
+
+def _stored_stream(data: DataConfig, effect: OpenStream, timers: Timers) -> Stream:
+    stored = load_stream(data.source, data.seed)
+    index, count = data.shard or (0, 1)
+    rows = partition(stored.dataset, data.scheme, count, data.seed)[index]
+    return replay(stored.dataset, rows, effect, timers, stored.label_delay, _times_s(rows, data, effect))
 
 
 def _times_s(rows: NDArray[np.int64], data: DataConfig, effect: OpenStream) -> NDArray[np.float64] | None:

@@ -149,8 +149,8 @@ class Memory:
         """Drop the prototypes of a peer."""
         kept = np.flatnonzero(self.pool_peers != peer) + self._pool - self.num_pool
         into = slice(self._pool - len(kept), self._pool)
-        for array in (self._vectors, self._votes, self._labels, self._born, self._peers):
-            array[into] = array[kept]
+        for values in (self._vectors, self._votes, self._labels, self._born, self._peers):
+            values[into] = values[kept]
         self._clock[1] = len(kept)
 
     def nearest_labels(self, distances: Array, num_peers: int) -> Indices:
