@@ -5,12 +5,13 @@
 It plays a stream of 32 features to two real agents (`edgetide up --strategy gossip`), faster than they can
 learn it. An agent's own reports say how many samples it has predicted and learned, the system how much CPU
 time its process took for them, all of it counted: the learner, the gate, messages, MQTT, sensors, logs. The
-start, and the first of ten windows, in which memory and pool fill up, come before that. Beside it, in this
-process, the learner alone, with its memory and pool filled: what there is to be had.
+start, and the first window, in which memory and pool fill up, come before that. Beside it, in this process,
+the learner alone, with its memory and pool filled: what there is to be had.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import tempfile
@@ -33,10 +34,10 @@ MIN_SAMPLES_PER_CPU_S = 2000.0
 MAX_RSS_MB = 60.0
 """The limits that were set for an agent process."""
 
-SAMPLE_S = 0.0002
-LIMIT_S = 600.0
+SAMPLE_S = 0.0002  # between two samples of a device: less than it takes to learn one
+LIMIT_S = 600.0  # for an agent to begin, and for the stream to end
 POLL_S = 0.05
-CHUNK = 250
+CHUNK = 250  # samples that the learner alone is timed over
 
 
 @dataclass
@@ -44,27 +45,31 @@ class Watched:
     """An agent's process, looked at whenever it had reported more samples.
 
     Attributes:
-        samples: learned so far. cpu_s: spent so far, at the same moments. rss_bytes: the highest.
+        num_samples: learned so far. cpu_s: spent so far, at the same moments. rss_bytes: the highest.
     """
 
-    samples: list[int] = field(default_factory=list)
+    num_samples: list[int] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     rss_bytes: int = 0
 
-    def look(self, samples: int, process: psutil.Process) -> None:
+    def look(self, num_samples: int, process: psutil.Process) -> None:
         """Note how far it is, if that is further than before."""
         self.rss_bytes = max(self.rss_bytes, process.memory_info().rss)
-        if samples > (self.samples[-1] if self.samples else 0):
+        if num_samples > (self.num_samples[-1] if self.num_samples else 0):
             times = process.cpu_times()
-            self.samples.append(samples)
+            self.num_samples.append(num_samples)
             self.cpu_s.append(times.user + times.system)
 
     @property
     def rate(self) -> float:
         """Samples per second of CPU time, from its first report to its last."""
-        if len(self.samples) < 2:
-            raise RuntimeError("an agent reported once only: give it more rows")
-        return (self.samples[-1] - self.samples[0]) / (self.cpu_s[-1] - self.cpu_s[0])
+        num_samples = self.num_samples[-1] - self.num_samples[0] if self.num_samples else 0
+        spent_s = self.cpu_s[-1] - self.cpu_s[0] if num_samples else 0.0
+        if spent_s < 0.1:
+            raise RuntimeError(
+                "an agent's reports are too close to each other to tell its speed: give it more rows"
+            )
+        return num_samples / spent_s
 
 
 def make_stream(num_rows: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -108,8 +113,11 @@ def agents_of(fleet: LiveFleet) -> dict[str, psutil.Process]:
     """By device, the processes of a fleet's agents."""
     found = {}
     for process in fleet.processes():
-        if of := re.search(r"agent run .*--id (\S+)", " ".join(process.cmdline())):
-            found[of[1]] = process
+        with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
+            if of := re.search(r"agent run .*--id (\S+)", " ".join(process.cmdline())):
+                found[of[1]] = process
+    if len(found) != NUM_DEVICES:
+        raise RuntimeError(f"found agents of {sorted(found)}, {NUM_DEVICES} should run")
     return found
 
 
@@ -146,7 +154,7 @@ def main() -> int:
             {
                 "process": f"agent of {device}",
                 "samples_per_cpu_s": one.rate,
-                "samples": one.samples[-1],
+                "samples": one.num_samples[-1],
                 "cpu_s": one.cpu_s[-1],
                 "peak_rss_mb": one.rss_bytes / 1e6,
             }

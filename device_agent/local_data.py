@@ -45,12 +45,14 @@ def parse_shard(text: str) -> tuple[int, int]:
 class LocalData:
     """Loads the samples, and again when `refresh` finds the files changed.
 
+    `release`, `refresh` and what is told of the data belong to one thread; `dataset` may be read on another.
+
     Args:
         config: which samples.
 
     Attributes:
         live: where samples come from while they are made; None: they are stored.
-        num_samples, shape, num_classes: of the data set.
+        num_samples, shape, num_classes: of the data set when it was loaded last.
 
     Raises:
         UserError: they cannot be loaded.
@@ -61,6 +63,7 @@ class LocalData:
         self.live = parse_live(config.source)
         self._loaded = self._last_seen = "" if self.live else fingerprint(config.source)
         self._dataset: Dataset | None = self._load()
+        self.num_samples, self.shape, self.num_classes = _facts(self._dataset)
 
     @property
     def dataset(self) -> Dataset:
@@ -69,9 +72,10 @@ class LocalData:
         Raises:
             UserError: they were released, and cannot be loaded any more.
         """
-        if self._dataset is None:
-            self._dataset = self._load()
-        return self._dataset
+        dataset = self._dataset
+        if dataset is None:
+            dataset = self._dataset = self._load()
+        return dataset
 
     def release(self) -> None:
         """Free their memory until they are asked for: a stream reads the files itself, without scaling."""
@@ -81,10 +85,11 @@ class LocalData:
     def refresh(self) -> bool:
         """Load again if the files changed and have come to rest; returns whether they did.
 
-        Files that are still being copied look different at each call: they are waited for.
+        Files that are still being copied look different at each call: they are waited for. Samples that were
+        released are counted anew, and stay released.
 
         Raises:
-            UserError: the changed files cannot be loaded; the samples stay as they were.
+            UserError: the changed files cannot be loaded; samples that are in memory stay as they were.
         """
         if self.live:
             return False
@@ -92,13 +97,18 @@ class LocalData:
         if self._last_seen == self._loaded or self._last_seen != last:
             return False
         self._loaded = self._last_seen
-        self._dataset = self._load()
+        dataset = self._load()
+        self.num_samples, self.shape, self.num_classes = _facts(dataset)
+        if self._dataset is not None:
+            self._dataset = dataset
         return True
 
     def _load(self) -> Dataset:
-        dataset = empty_dataset(self.live) if self.live else _training_samples(self._config)
-        self.num_samples, self.shape, self.num_classes = len(dataset), dataset.shape, dataset.num_classes
-        return dataset
+        return empty_dataset(self.live) if self.live else _training_samples(self._config)
+
+
+def _facts(dataset: Dataset) -> tuple[int, tuple[int, ...], int]:
+    return len(dataset), dataset.shape, dataset.num_classes
 
 
 def _training_samples(config: DataConfig) -> Dataset:

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 Action = Callable[[], None]
 
+MOST_ACTIONS = 64
+"""That are run between two looks at the timers."""
+
 
 class Timers(Protocol):
     """Where a node sets its timers: the live loop, or the simulator's virtual clock."""
@@ -68,13 +71,14 @@ class Loop:
     def run(self) -> None:
         """Run until `stop`. An action that raises is a defect of ours: it ends the loop, loudly.
 
-        All actions that wait are run before timers are looked at again, so that a timer which is always due,
-        such as of a stream that comes faster than it can be learned, keeps no message waiting.
+        Up to MOST_ACTIONS that wait are run before timers are looked at again: neither does a timer that is
+        soon due again, such as of a stream that comes faster than it can be learned, keep messages waiting,
+        nor does a flood of messages keep timers waiting.
         """
         while True:
             self._run_due()
             wait_s = self._wait_s()
-            for _ in range(max(1, self._actions.qsize())):
+            for _ in range(min(MOST_ACTIONS, max(1, self._actions.qsize()))):
                 try:
                     action = self._actions.get(timeout=wait_s)
                 except queue.Empty:

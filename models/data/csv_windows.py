@@ -31,6 +31,7 @@ from models.data.raw import (
 )
 
 _LARGEST = 3e38  # what float32 holds
+_MOST_PLAIN = 1000  # labels that are remembered by how they are written
 
 _OPTIONS = {"window": positive_int, "stride": positive_int, "label": str, "classes": names}
 
@@ -165,9 +166,10 @@ def _read_rows(path: Path, label: str | None) -> _Rows:
                         f"{path}, line {line_number}: {len(cells)} columns, the lines before {num_columns}."
                     )
                 cell = cells.pop(label_column)
-                if cell not in plain:
-                    plain[cell] = _label_text(cell, path, line_number)
-                labels.append(plain[cell])
+                text = plain.get(cell) or _label_text(cell, path, line_number)
+                if len(plain) < _MOST_PLAIN:
+                    plain[cell] = text
+                labels.append(text)
                 features.extend(_numbers(cells, path, line_number))
                 if len(labels) % 65536 == 0:
                     check_size(len(labels), 4 * num_columns, str(path))

@@ -12,13 +12,10 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.prototypes import saved
 from models.prototypes.scaling import Doubles
 
 _PER_SIZE = 5
@@ -53,8 +50,7 @@ class DriftDetector:
         if not 0.0 < confidence < 1.0:
             raise ValueError(f"a confidence of {confidence} is not between 0 and 1")
         self._confidence = confidence
-        # Of each size the sums of its buckets, and of their squares, the oldest first. As lists: in the mean
-        # two numbers change with a value, which arrays take ten times as long for.
+        # Of each size the sums of its buckets, and of their squares, the oldest first.
         self._sums: list[list[float]] = [[]]
         self._squares: list[list[float]] = [[]]
         self._seen = 0
@@ -80,41 +76,6 @@ class DriftDetector:
     def length(self) -> int:
         """Values in the window."""
         return sum(len(row) << size for size, row in enumerate(self._sums))
-
-    def state(self) -> dict[str, NDArray[np.generic]]:
-        """The window, as arrays."""
-        state = self._empty()
-        for size, (sums, squares) in enumerate(zip(self._sums, self._squares, strict=True)):
-            state["buckets"][size, : len(sums)] = sums
-            state["squares"][size, : len(sums)] = squares
-            state["filled"][size] = len(sums)
-        state["seen"][0] = self._seen
-        return state
-
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Go on from a saved state.
-
-        Raises:
-            ValueError: it is damaged; nothing has changed then.
-        """
-        saved.check(self._empty(), state)
-        saved.check_range(state, "filled", 0, _PER_SIZE)
-        saved.check_range(state, "seen", 0, 2**62)
-        filled = np.asarray(state["filled"]).tolist()
-        num_sizes = max((size + 1 for size, num in enumerate(filled) if num), default=1)
-        for rows, name in ((self._sums, "buckets"), (self._squares, "squares")):
-            kept = np.asarray(state[name], np.float64).tolist()
-            rows[:] = [kept[size][: filled[size]] for size in range(num_sizes)]
-        self._seen = int(state["seen"][0])
-
-    @staticmethod
-    def _empty() -> dict[str, NDArray[np.generic]]:
-        return {
-            "buckets": np.zeros((_SIZES, _PER_SIZE)),
-            "squares": np.zeros((_SIZES, _PER_SIZE)),
-            "filled": np.zeros(_SIZES, np.int64),
-            "seen": np.zeros(1, np.int64),
-        }
 
     def _append(self, value: float) -> None:
         """A new bucket; where there are too many of a size, the two oldest become one of the next."""

@@ -10,8 +10,6 @@ ages; a peer's prototypes are moved away by (1 - trust) / trust.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from models.prototypes.class_gaussians import ClassGaussians
@@ -86,7 +84,10 @@ class Experts:
         return said
 
     def _of_ages(self, distrust: Doubles) -> Array:
-        """What ages and distrust add to distances: float32 [ways, num_pool + num_own], the pool's last."""
+        """What ages and distrust add to distances: float32 [ways, num_pool + num_own], the pool's last.
+
+        It is good until the next call.
+        """
         memory, settings = self._memory, self._settings
         num_pool, num_ways = memory.num_pool, self._num_ways
         apart = self._apart[:, settings.pool - num_pool : settings.pool + memory.num_own]
@@ -145,11 +146,7 @@ def pool_share(
     old = prototypes.ages / np.float32(settings.pool_fade)
     old *= old
     distances += old
-    shares = class_shares(distances, _one_hot(num_classes)[prototypes.labels], settings.neighbours)
+    votes = np.zeros((len(prototypes), num_classes), np.float32)
+    votes[np.arange(len(prototypes)), prototypes.labels] = 1.0
+    shares = class_shares(distances, votes, settings.neighbours)
     return float(np.add.reduce(shares[:, y])) / len(shares)
-
-
-@functools.lru_cache(maxsize=4)
-def _one_hot(num_classes: int) -> Array:
-    """A vote for each class: float32 [C, C]."""
-    return np.eye(num_classes, dtype=np.float32)

@@ -18,6 +18,8 @@ from models.prototypes.scaling import Doubles
 from models.prototypes.trust import UNKNOWN
 from models.subnet import Array, Indices
 
+_MOST_SAMPLES = 2**62  # ever: a counter that is beyond it was damaged
+
 
 class Memory:
     """Own samples in a ring, where the latest replaces the oldest, and a pool, where new ones do.
@@ -57,7 +59,7 @@ class Memory:
             ValueError: there are such.
         """
         now, num_pool = np.asarray(state[prefix + "clock"], np.int64).tolist()
-        if now < 0 or not 0 <= num_pool <= self._pool:
+        if not 0 <= now <= _MOST_SAMPLES or not 0 <= num_pool <= self._pool:
             raise ValueError(f"a saved state has {num_pool} prototypes after {now} samples")
         saved.check_range(state, prefix + "labels", 0, self._votes.shape[1] - 1)
         saved.check_range(state, prefix + "peers", 0, num_peers - 1)
@@ -164,6 +166,6 @@ class Memory:
             int64 [P], UNKNOWN for peers without a prototype.
         """
         found = np.full(num_peers, UNKNOWN)
-        order = distances.argsort(kind="stable")[::-1]  # the nearest is written last
+        order = np.argsort(-distances, kind="stable")  # the nearest is written last
         found[self.pool_peers[order]] = self._labels[self._pool - self.num_pool :][order]
         return found

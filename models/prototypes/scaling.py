@@ -145,11 +145,8 @@ def checked(x: NDArray[np.generic], num_features: int) -> Doubles:
     values = np.asarray(x, np.float64)
     if values.shape != (num_features,):
         raise ValueError(f"a sample of shape {values.shape} does not have {num_features} features")
-    if values @ values <= LARGEST:  # the square of each is, then; of nan it is not
-        return values
-    bad = np.flatnonzero(~(np.abs(values) <= LARGEST))  # not "above": of nan neither is true
-    if len(bad):
-        raise ValueError(
-            f"feature {bad[0]} of a sample is {values[bad[0]]}; give finite values up to {LARGEST:g}"
-        )
+    # Not "above": of nan neither is true, and it is the least and the greatest.
+    if not (np.minimum.reduce(values) >= -LARGEST and np.maximum.reduce(values) <= LARGEST):
+        bad = int(np.flatnonzero(~(np.abs(values) <= LARGEST))[0])
+        raise ValueError(f"feature {bad} of a sample is {values[bad]}; give finite values up to {LARGEST:g}")
     return values

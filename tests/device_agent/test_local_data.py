@@ -101,6 +101,15 @@ def test_data_that_was_released_and_removed_is_an_error_that_names_it(file):
     assert data.num_samples == 20
 
 
+def test_data_that_was_released_and_changed_is_counted_and_loaded_when_it_is_asked_for(file):
+    data = LocalData(DataConfig(source=str(file)))
+    data.release()
+    write(file, num_train=30, seed=1)
+    assert [data.refresh() for _ in range(3)] == [False, True, False]
+    assert data.num_samples == 30
+    assert len(data.dataset) == 30
+
+
 def test_damaged_data_is_an_error_told_once_and_the_samples_stay_as_they_were(file):
     data = LocalData(DataConfig(source=str(file)))
     file.write_bytes(b"half a fi")

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from device_agent.loop import Loop
+from device_agent.loop import MOST_ACTIONS, Loop
 
 
 class Hand:
@@ -63,6 +63,20 @@ def test_a_timer_that_is_always_due_keeps_no_message_waiting(hand):
     loop.post(lambda: loop.post(loop.stop))
     loop.run()
     assert done[:4] == ["timer", 0, 1, 2]
+
+
+def test_a_flood_of_actions_keeps_no_timer_waiting(hand):
+    loop, done = Loop(), []
+
+    def act():
+        hand.time_s += 1.0
+        done.append("action")
+
+    loop.set_timer("stream", 3.0, lambda: done.append("timer"))
+    for _ in range(10 * MOST_ACTIONS):
+        loop.post(act)
+    run_all(loop)
+    assert done.index("timer") <= MOST_ACTIONS
 
 
 def test_stop_from_another_thread_wakes_a_loop_that_waits():

@@ -278,6 +278,18 @@ def test_without_probes_nobody_is_told_what_nobody_wants_until_one_begins_anew()
     assert told_to(device, 5) == [[ALL], [ALL], [ALL], ["e"], ["e"]]  # at first with units
 
 
+def test_where_nobody_may_be_told_it_is_not_asked_what_is_news(monkeypatch):
+    device = settled(NewsSettings(at_first=1, below=0.9, demand_below=0.0, probes=0.0))
+    asked = []
+    monkeypatch.setattr(device.learner, "pool_probability", lambda *_: asked.append(1) or 0.0)
+    for one in "bcdef":
+        device.sharing.on_said(one, Demand(wants=False))
+    told_to(device, 20)
+    assert not asked
+    device.sharing.on_said("c", Demand(wants=True))
+    assert [["c"] in told_to(device, 20), len(asked)] == [True, 20]
+
+
 def test_those_who_are_not_told_are_not_taken_to_know():
     device = settled(NewsSettings(at_first=1, demand_below=0.0, probes=0.0))
     for one in "bcdef":

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -38,29 +40,18 @@ def test_after_drift_the_window_holds_what_came_since():
     assert 900 < detector.length < 1200
 
 
-def test_memory_does_not_grow_with_the_stream():
+def test_memory_grows_with_the_logarithm_of_the_stream():
     detector = DriftDetector()
-    drifts(np.zeros(3000), detector)
-    assert detector.state()["filled"].sum() <= 5 * np.log2(3000)
-    assert detector.length == 3000
-
-
-def test_a_detector_that_was_saved_finds_the_same():
-    values = np.concatenate([wrong(0.1, 700), wrong(0.6, 300)])
-    first, second = DriftDetector(), DriftDetector()
-    drifts(values[:700], first)
-    second.restore(first.state())
-    assert drifts(values[700:], first) == drifts(values[700:], second)
+    drifts(np.zeros(1000), detector)
+    tracemalloc.start()
+    drifts(np.zeros(9000), detector)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert detector.length == 10_000
+    assert kept < 10_000
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_what_is_no_error_rate_is_refused(value):
     with pytest.raises(ValueError, match="0 to 1"):
         DriftDetector().observe(value)
-
-
-def test_a_damaged_window_is_refused():
-    state = DriftDetector().state()
-    state["filled"][0] = 99
-    with pytest.raises(ValueError, match="filled"):
-        DriftDetector().restore(state)

@@ -234,6 +234,7 @@ def test_a_saved_state_does_not_change_with_the_learner():
     [
         ("memory.vectors", np.zeros((200, 3), np.float32), "other settings"),
         ("memory.clock", np.array([5, 101]), "101 prototypes"),
+        ("memory.clock", np.array([2**63 - 1, 0]), "after 9223372036854775807 samples"),
         ("memory.peers", np.full(100, 32), "memory.peers"),
         ("peers", np.frombuffer(b'[["a",0],["b",0]]', np.uint8), "no table"),
         ("peers", np.frombuffer(b"[[", np.uint8), "not readable"),

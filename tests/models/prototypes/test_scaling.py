@@ -72,7 +72,7 @@ def test_scales_that_cannot_be_are_refused(name, value, message):
         of_arrays(arrays, 2)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2 * LARGEST])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2 * LARGEST, -1e300])
 def test_the_feature_that_cannot_be_learned_from_is_named(value):
     with pytest.raises(ValueError, match="feature 1 of a sample"):
         checked(np.array([0, value, 0]), 3)
