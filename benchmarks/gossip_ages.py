@@ -110,7 +110,7 @@ def measured_ages_s(case: AgeCase, seed: int) -> list[float]:
         for node in run_fleet(
             streams, settings, num_classes=2, network=network, work=FORMS[case.form], seed=seed
         )
-        for record in node.session.ages.values()
+        for record in node.gossiper.ages.values()
     ]
     return [age for age in ages if age is not None]
 

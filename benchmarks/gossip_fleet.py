@@ -1,4 +1,4 @@
-"""A fleet of gossip sessions in virtual time: real sessions and messages, modelled nodes and network."""
+"""A fleet of gossip gossipers in virtual time: real gossipers and messages, modelled nodes and network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gossip_work import AT_ONCE, Clock, Server, Work
-from device_agent.gossip.session import GossipSession
+from device_agent.gossip.gossiper import Gossiper
 from device_agent.gossip.telling import ALL, Tell
 from device_agent.wire.topics import device_topic
 from device_agent.wire.whispers import Whisper, Whole, decode_whisper, encode_whisper
@@ -54,12 +54,12 @@ class NodeFigures:
     """What a node did.
 
     Attributes:
-        session: of the node. num_sent: messages; one to all is sent once, and received by each.
+        gossiper: of the node. num_sent: messages; one to all is sent once, and received by each.
         bytes_sent, bytes_received: with topics and MQTT's headers.
         predicted: class of each sample, as it came. num_in_time: own samples learned by when the last came.
     """
 
-    session: GossipSession
+    gossiper: Gossiper
     bytes_sent: int = 0
     bytes_received: int = 0
     num_sent: int = 0
@@ -88,8 +88,8 @@ def run_fleet(
     holds all but the time on the way.
     """
     names = [f"node-{index}" for index in range(len(streams))]
-    sessions = [
-        GossipSession(
+    gossipers = [
+        Gossiper(
             device=name,
             boot_epoch=1,
             run="run",
@@ -104,10 +104,10 @@ def run_fleet(
     rng = random.Random(f"{seed}/network")
     is_gated = settings.shares == "sets" and settings.sets.gate != "open"
     check_s = min(settings.sets.partners, len(names) - 1) * work.check_s if is_gated else 0.0
-    for session, stream in zip(sessions, streams, strict=True):
-        session.meet(names)
-        node = _Node(session, stream, fleet, clock, network or Network(), work, check_s, rng)
-        fleet[session.device] = node
+    for gossiper, stream in zip(gossipers, streams, strict=True):
+        gossiper.meet(names)
+        node = _Node(gossiper, stream, fleet, clock, network or Network(), work, check_s, rng)
+        fleet[gossiper.device] = node
         for number, time_s in enumerate(stream.times_s):
             clock.at(float(time_s), partial(node.sample_comes, number))
     clock.run()
@@ -115,11 +115,11 @@ def run_fleet(
 
 
 class _Node:
-    """A session with its stream and what it has to do."""
+    """A gossiper with its stream and what it has to do."""
 
     def __init__(
         self,
-        session: GossipSession,
+        gossiper: Gossiper,
         stream: NodeStream,
         fleet: Mapping[str, _Node],
         clock: Clock,
@@ -128,8 +128,8 @@ class _Node:
         check_s: float,
         rng: random.Random,
     ) -> None:
-        self.figures = NodeFigures(session)
-        self._session, self._stream, self._fleet = session, stream, fleet
+        self.figures = NodeFigures(gossiper)
+        self._gossiper, self._stream, self._fleet = gossiper, stream, fleet
         self._clock, self._network, self._work, self._rng = clock, network, work, rng
         self._check_s = check_s  # of all gates after a sample
         self._learning = Server(clock)
@@ -138,7 +138,7 @@ class _Node:
 
     def sample_comes(self, number: int) -> None:
         x = self._stream.vectors[number]
-        self.figures.predicted.append(self._session.on_sample(number, x, self._clock.now_s))
+        self.figures.predicted.append(self._gossiper.on_sample(number, x, self._clock.now_s))
         labelled = number - self._stream.label_delay
         if labelled >= 0:
             self._after(self._learning, self._work.learn_s, partial(self._learn, labelled))
@@ -162,12 +162,12 @@ class _Node:
     def _learn(self, number: int) -> None:
         now_s = self._clock.now_s
         self.figures.num_in_time += bool(now_s <= self._stream.times_s[-1])
-        tells = self._session.on_label(number, int(self._stream.labels[number]), now_s)
+        tells = self._gossiper.on_label(number, int(self._stream.labels[number]), now_s)
         self._send(tells, self._check_s, "round")  # one that still waits is not worth sending any more
 
     def _hear(self, came_s: float, sender: str, whisper: Whisper) -> None:
         now_s = self._clock.now_s
-        self._send(self._session.on_whisper(now_s, sender, _aged(whisper, now_s - came_s)), 0.0, None)
+        self._send(self._gossiper.on_whisper(now_s, sender, _aged(whisper, now_s - came_s)), 0.0, None)
 
     def _send(self, tells: Sequence[Tell], check_s: float, name: str | None) -> None:
         if not tells and not check_s:
@@ -182,11 +182,11 @@ class _Node:
         self._sending.take(check_s + len(tells) * each_s, begins, self._newest(name))
 
     def _carry(self, to: str, whisper: Whisper, left_s: float) -> None:
-        sender, payload = self._session.device, encode_whisper(whisper)
+        sender, payload = self._gossiper.device, encode_whisper(whisper)
         size = publish_bytes(len(device_topic(FLEET, sender, f"peer/{to}")), len(payload))
         self.figures.bytes_sent += size
         self.figures.num_sent += 1
-        for one in self._session.neighbours if to == ALL else (to,):
+        for one in self._gossiper.neighbours if to == ALL else (to,):
             if self._rng.random() >= self._network.loss_fraction:
                 hearer = self._fleet[one]
                 hearer.figures.bytes_received += size

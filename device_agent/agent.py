@@ -61,7 +61,7 @@ from models.bundle import decode as decode_bundle
 from models.weights import unpack
 
 if TYPE_CHECKING:  # its learners are imported when a run asks for them
-    from device_agent.gossip.run import GossipRun
+    from device_agent.gossip.session import GossipSession
 
 TELEMETRY_S = 1.0
 FINISH_MARGIN_FRACTION = 0.05
@@ -101,10 +101,10 @@ class AgentCore:
         return self.session if isinstance(self.session, PeerSession) else None
 
     @property
-    def gossip(self) -> GossipRun | None:
+    def gossip(self) -> GossipSession | None:
         """The session that learns prototypes from a stream, if that is what the run is."""
         is_gossip = self.session is not None and self.session.kind == "gossip"
-        return cast("GossipRun", self.session) if is_gossip else None
+        return cast("GossipSession", self.session) if is_gossip else None
 
     # ------------------------------------------------------------ what happens
 

@@ -1,7 +1,7 @@
 """What an agent's core hands a run to that goes on from order to order.
 
-These are `device_agent.peers.session.PeerSession` and `device_agent.gossip.run.GossipRun`, whose learners are
-imported when a run asks for them.
+These are `device_agent.peers.session.PeerSession` and `device_agent.gossip.session.GossipSession`, whose
+learners are imported when a run asks for them.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def make_session(
     """
     tensors = unpack(weights, bundle.graph.parameters)
     if bundle.settings.gossip is not None:
-        from device_agent.gossip.run import begin_run  # noqa: PLC0415 - see the module's text
+        from device_agent.gossip.session import begin_session  # noqa: PLC0415 - see the module's text
 
-        return begin_run(hello, in_hand, bundle, tensors, learned)
+        return begin_session(hello, in_hand, bundle, tensors, learned)
     return PeerSession(
         device=hello.device,
         boot_epoch=hello.boot_epoch,

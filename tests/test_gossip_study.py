@@ -189,8 +189,8 @@ def test_a_message_to_all_is_sent_once_and_received_by_each():
         assert [node.num_sent for node in nodes] == [1, 1, 1]
         assert [node.bytes_received / node.bytes_sent for node in nodes] == [received] * 3
     first, second, _ = run_fleet(streams, settings, num_classes=2)
-    assert second.session.ages["node-0"].first_s == pytest.approx(Network().delay_s)
-    assert first.session.ages["node-2"].first_s == pytest.approx(2 + Network().delay_s)
+    assert second.gossiper.ages["node-0"].first_s == pytest.approx(Network().delay_s)
+    assert first.gossiper.ages["node-2"].first_s == pytest.approx(2 + Network().delay_s)
 
 
 def done_at(work):
@@ -242,8 +242,8 @@ def test_nodes_that_do_one_thing_at_a_time_learn_late_and_hear_what_is_old():
     assert parallel.num_in_time == 19  # the last is learned 0.05 s after it came
     assert 0 < in_turn.num_in_time < 12
     assert (parallel.num_sent, in_turn.num_sent) == (14, 20)  # newer sets took the place of 6 that waited
-    ages_s = [node.session.ages["node-1"].peak_sum_s for node in (parallel, in_turn)]
-    assert in_turn.session.prequential.counts.sum() == 20
+    ages_s = [node.gossiper.ages["node-1"].peak_sum_s for node in (parallel, in_turn)]
+    assert in_turn.gossiper.prequential.counts.sum() == 20
     assert ages_s[0] < ages_s[1]
 
 
@@ -253,7 +253,7 @@ def test_what_a_message_waits_is_part_of_its_age():
     work = Work(learn_s=1.0, send_s=2.0, receive_s=4.0)
     settings = METHODS["paper: base"].settings
     _, hearer = run_fleet([stream, other], settings, num_classes=2, work=work)
-    record = hearer.session.ages["node-0"]
+    record = hearer.gossiper.ages["node-0"]
     assert (record.first_s, record.age_s) == (pytest.approx(7.0 + Network().delay_s), 7.0)
 
 

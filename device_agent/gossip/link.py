@@ -86,8 +86,8 @@ class GossipLink:
     def tell(self, tell: Tell) -> None:
         """Say something, which may be lost."""
         payload = encode_whisper(tell.whisper)
-        if (run := self._core.gossip) is not None:
-            run.on_told(len(payload))
+        if (session := self._core.gossip) is not None:
+            session.on_told(len(payload))
         self._publish(device_topic(self._fleet, self._device, f"peer/{tell.to}"), payload)
 
     def hears(self, topic: str) -> bool:
@@ -100,23 +100,23 @@ class GossipLink:
         Raises:
             PeerError: it cannot be trusted or used.
         """
-        run = self._core.gossip
-        if run is None:
+        session = self._core.gossip
+        if session is None:
             return
         _, sender, _ = parse_topic(topic)
         whisper = decode_whisper(payload, topic)
-        self._perform(run.on_whisper(self._timers.now_s(), sender, whisper, len(payload)))
+        self._perform(session.on_whisper(self._timers.now_s(), sender, whisper, len(payload)))
 
     def connected(self) -> None:
         """The bus is (again) connected."""
-        if (run := self._core.gossip) is not None:
-            run.on_connected()
+        if (session := self._core.gossip) is not None:
+            session.on_connected()
 
     def leave(self) -> None:
         """The process ends: what was learned is kept."""
         self.close_stream()
-        if (run := self._core.gossip) is not None:
-            self._perform([run.keep()])
+        if (session := self._core.gossip) is not None:
+            self._perform([session.keep()])
 
     # ------------------------------------------------------------ the stream
 
@@ -141,25 +141,25 @@ class GossipLink:
             self._timers.cancel_timer("stream/permission")
 
     def _count_missed(self, stream: Stream) -> None:
-        if (run := self._core.gossip) is not None:
-            run.on_missed(stream.num_missed - self._num_missed)
+        if (session := self._core.gossip) is not None:
+            session.on_missed(stream.num_missed - self._num_missed)
             self._num_missed = stream.num_missed
 
     def _came(self, stream: Stream, samples: Sequence[Sample]) -> None:
-        run = self._core.gossip
-        if stream is self._stream and run is not None:
+        session = self._core.gossip
+        if stream is self._stream and session is not None:
             self._count_missed(stream)
-            self._perform(run.on_samples(self._timers.now_s(), samples, stream.num_left))
+            self._perform(session.on_samples(self._timers.now_s(), samples, stream.num_left))
 
     def _ended(self, stream: Stream) -> None:
-        run = self._core.gossip
-        if stream is self._stream and run is not None:
-            self._perform(run.on_ended(self._timers.now_s()))
+        session = self._core.gossip
+        if stream is self._stream and session is not None:
+            self._perform(session.on_ended(self._timers.now_s()))
 
     def _look(self) -> None:
         """Hold the stream where the device may not learn; count what was missed."""
-        stream, run = self._stream, self._core.gossip
-        if stream is None or run is None:
+        stream, session = self._stream, self._core.gossip
+        if stream is None or session is None:
             return
         pause = self._pause()
         if pause is None:

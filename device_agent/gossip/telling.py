@@ -1,4 +1,4 @@
-"""What a session asks to be told to neighbours, and how whispers are numbered and known again."""
+"""What a gossiper asks to be told to neighbours, and how whispers are numbered and known again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device's life, and fleets of them."""
+"""A device's part of a gossip run: what it reports, keeps and goes on from."""
 
 from __future__ import annotations
 
@@ -6,348 +6,263 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.gossip_fleet import Network, NodeStream, run_fleet
-from device_agent.gossip import session as session_module
-from device_agent.gossip.session import MOST_DRIFTS, GossipSession
-from device_agent.wire.whispers import Demand, News, Whisper, Whole, mark_of
+from device_agent.effects import CloseStream, KeepLearned, Note, OpenStream, Overhear, Send, SetTimer
+from device_agent.gossip.session import POSITION, GossipSession
+from device_agent.gossip.telling import Tell
+from device_agent.orders import OrderInHand
+from device_agent.streams.stream import Sample
+from device_agent.wire.codec import refer
+from device_agent.wire.messages import Neighbour, Order, Peering, Update
+from device_agent.wire.stream_report import StreamReport
+from device_agent.wire.whispers import News, Whisper, mark_of
 from firmware_profiles.errors import PeerError
-from models.gossip_settings import GossipSettings, NewsSettings, SetSettings
-from models.prototypes.learner import PrototypeLearner
-from models.prototypes.packing import pack, units_in
+from models.bundle import Bundle, TrainingSettings
+from models.gossip_settings import GossipSettings, NewsSettings
+from models.prototypes.classifier import NUM_PLACES, prototype_graph
+from models.prototypes.packing import pack, unpack
 from models.prototypes.prototype_set import of_samples
-from models.prototypes.settings import LearnerSettings
-from models.prototypes.units import Units, units_for
+from models.prototypes.settings import IlvqSettings
+from models.prototypes.units import units_for
+from models.table import uniform_table
+from models.widths import plan_widths
 
-NEWS = GossipSettings(news=NewsSettings(below=1.0, demand_below=0.0, probes=0.0))
-SETS = GossipSettings(learner="ilvq", shares="sets", sets=SetSettings(gate="calibrated"))
-X = np.array([1.0, 2.0], np.float32)
+SETTINGS = GossipSettings(windows=4, news=NewsSettings(below=1.0))
+GRAPH = prototype_graph((2,), 2, NUM_PLACES)
+PLAN = plan_widths(GRAPH)
+TABLE = uniform_table(GRAPH, PLAN, 1, (1.0,))
+RNG = np.random.default_rng(0)
 
 
-def session(settings=NEWS, device="a", neighbours=("b", "c")):
-    made = GossipSession(
-        device=device,
-        boot_epoch=1,
-        run="run-1",
-        settings=settings,
-        num_features=2,
-        num_classes=2,
-        seed=0,
+def bundle(settings=SETTINGS):
+    return Bundle(
+        graph=GRAPH, plan=PLAN, table=TABLE, settings=TrainingSettings(batch_size=1, gossip=settings)
     )
-    made.meet(neighbours)
-    return made
 
 
-def whisper(said, sequence=0, boot_epoch=1, run="run-1", age_ms=0):
-    return Whisper(1, mark_of(run), boot_epoch, sequence, age_ms, said)
-
-
-def packed(x, y, units=None, **changes):
-    told = of_samples([x], [y])
-    return pack(told, 2, units=units or units_for(told), with_ages=False, **changes)
-
-
-HELLO = News(packed(X, 1))
-
-
-def experts(device):
-    assert isinstance(device.learner, PrototypeLearner)
-    return device.learner
-
-
-def same_state(learner, before):
-    after = learner.state()
-    return all(np.array_equal(array, before[name]) for name, array in after.items())
-
-
-# ------------------------------------------------------------ the stream
-
-
-def test_a_sample_is_predicted_then_learned_and_counted_once_its_label_comes():
-    device = session()
-    assert device.on_sample(7, X) == 0
-    assert device.prequential.counts.sum() == 0
-    assert len(device.on_label(7, 1)) == 1
-    assert device.prequential.counts.tolist() == [[0, 0], [1, 0]]
-    assert device.on_sample(8, X) == 1
-
-
-def test_labels_may_come_late_and_in_another_order():
-    device = session()
-    assert [device.on_sample(number, X + number) for number in range(3)] == [0, 0, 0]
-    for number in (2, 0, 1):
-        device.on_label(number, number % 2)
-    assert device.prequential.counts.tolist() == [[2, 0], [1, 0]]
-
-
-def test_a_label_that_comes_twice_or_for_no_sample_changes_nothing():
-    device = session()
-    device.on_sample(0, X)
-    device.on_label(0, 1)
-    before = device.learner.state()
-    assert device.on_label(0, 0) == device.on_label(5, 0) == []
-    assert device.prequential.counts.sum() == 1
-    assert same_state(device.learner, before)
-
-
-def test_samples_whose_labels_never_come_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(session_module, "MOST_WAITING", 2)
-    device = session()
-    for number in range(5):
-        device.on_sample(number, X)
-    assert device.num_unlabelled == 3
-    assert [len(device.on_label(number, 1)) for number in range(5)] == [0, 0, 0, 1, 1]
-
-
-def test_a_label_of_no_class_is_refused_and_the_right_one_may_still_come():
-    device = session()
-    device.on_sample(0, X)
-    with pytest.raises(ValueError, match="class 2"):
-        device.on_label(0, 2)
-    assert len(device.on_label(0, 1)) == 1
-
-
-@pytest.mark.parametrize("settings", [NEWS, SETS], ids=["news", "sets"])
-@pytest.mark.parametrize("bad", [[np.nan, 0], [np.inf, 0], [1e16, 0], [1.0]])
-def test_features_that_cannot_be_used_are_refused_and_nothing_changes(settings, bad):
-    device = session(settings)
-    before = device.learner.state()
-    with pytest.raises(ValueError, match="feature"):
-        device.on_sample(0, np.array(bad, np.float32))
-    assert device.on_label(0, 1) == []
-    assert same_state(device.learner, before)
-
-
-def test_the_caller_may_use_its_array_again():
-    device, again = session(), np.array([3.0, 4.0], np.float32)
-    device.on_sample(0, again)
-    again[:] = 0.0
-    device.on_label(0, 1)
-    np.testing.assert_array_equal(experts(device).scales().mean, [3.0, 4.0])
-
-
-def test_drifts_are_noted_and_only_the_latest_kept():
-    device = session(GossipSettings(shares="nothing"))
-    for number in range(240):
-        device.on_sample(number, np.zeros(2, np.float32))
-        device.on_label(number, int(number >= 150 and number % 2))
-    assert device.drifts[0].after > device.drifts[0].before
-    assert device.drifts.maxlen == MOST_DRIFTS
-
-
-# ------------------------------------------------------------ neighbours
-
-
-def test_a_whisper_that_comes_again_changes_nothing():
-    device = session()
-    for _ in range(3):
-        assert device.on_whisper(1.0, "b", whisper(HELLO)) == []
-    assert (experts(device).pool_size, device.num_repeats) == (1, 2)
-
-
-def test_whispers_may_come_in_any_order():
-    device = session()
-    for sequence in (5, 3, 4, 3):
-        device.on_whisper(1.0, "b", whisper(HELLO, sequence))
-    assert (experts(device).pool_size, device.num_repeats) == (3, 1)
-
-
-def test_what_a_neighbour_said_before_its_restart_comes_too_late():
-    device = session()
-    device.on_whisper(1.0, "b", whisper(HELLO, 0, boot_epoch=2))
-    device.on_whisper(1.0, "b", whisper(HELLO, 9, boot_epoch=1))
-    assert (experts(device).pool_size, device.num_repeats) == (1, 1)
-
-
-def test_a_neighbour_that_restarts_is_heard_and_told_anew():
-    device = session()
-    for one in "bc":
-        device.on_whisper(1.0, one, whisper(Demand(wants=False), 8))
-    device.on_sample(0, X)
-    assert device.on_label(0, 1) == []
-    device.on_whisper(2.0, "b", whisper(HELLO, 0, boot_epoch=2))
-    device.on_sample(1, X)
-    assert len(device.on_label(1, 1)) == 1
-    assert device.num_repeats == 0
-
-
-def test_a_neighbour_that_restarts_is_told_a_set_that_has_not_changed():
-    device, receiver = session(SETS, neighbours=("b",)), session(SETS, "b", ("a",))
-    for number in range(4):
-        device.on_sample(number, X)
-        for tell in device.on_label(number, 0):
-            for answer in receiver.on_whisper(1.0, "a", tell.whisper):
-                device.on_whisper(1.0, "b", answer.whisper)
-    device.on_sample(4, X)
-    assert device.on_label(4, 0) == []
-    device.on_whisper(2.0, "b", whisper(Whole(1, packed(X, 0)), 0, boot_epoch=2))
-    device.on_sample(5, X)
-    assert [tell.to for tell in device.on_label(5, 0)] == ["b"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "sender", "run", "reason"),
-    [
-        (NEWS, "b", "run-2", "another run"),
-        (NEWS, "z", "run-1", "no neighbour"),
-        (NEWS, "a", "run-1", "no neighbour"),
-        (SETS, "b", "run-1", "shares sets"),
-        (GossipSettings(shares="nothing"), "b", "run-1", "shares nothing"),
-    ],
-)
-def test_strangers_and_other_runs_are_refused_and_leave_nothing(settings, sender, run, reason):
-    device = session(settings)
-    with pytest.raises(PeerError, match=reason):
-        device.on_whisper(1.0, sender, whisper(HELLO, run=run))
-    assert device.ages == {}
-
-
-def test_strangers_cost_no_memory():
-    device = session()
-    for number in range(100):
-        with pytest.raises(PeerError):
-            device.on_whisper(1.0, f"z-{number}", whisper(HELLO))
-    assert device._heard == {}
-
-
-def test_what_a_neighbour_told_stays_while_it_is_away_and_counts_once():
-    device = session()
-    device.on_whisper(1.0, "b", whisper(HELLO))
-    device.on_whisper(1.0, "c", whisper(HELLO))
-    device.meet(["c", "a", "c"])
-    assert device.neighbours == ("c",)
-    assert experts(device).pool_size == 2
-    device.meet(["b", "c"])
-    device.on_whisper(2.0, "b", whisper(HELLO))
-    assert (device.num_repeats, experts(device).pool_size) == (1, 2)
-
-
-def test_of_many_that_are_no_neighbours_any_more_the_first_are_forgotten(monkeypatch):
-    monkeypatch.setattr(session_module, "MOST_KNOWN", 1)
-    device = session(neighbours=("b", "c"))
-    device.on_whisper(1.0, "b", whisper(HELLO))
-    device.on_whisper(1.0, "c", whisper(HELLO))
-    device.meet([])
-    assert experts(device).pool_size == 1
-    assert set(device.ages) == {"c"}
-
-
-def test_after_a_time_without_the_broker_the_units_travel_again():
-    device = session()
-    told = [tell for number in range(4) for tell in learned(device, number)]
-    assert [units_in(tell.whisper.said.packed, 2) is None for tell in told] == [False] * 3 + [True]
-    device.lost_touch()
-    (again,) = learned(device, 4)
-    assert units_in(again.whisper.said.packed, 2) is not None
-
-
-def learned(device, number):
-    device.on_sample(number, X)
-    return device.on_label(number, 1)
-
-
-def test_a_learner_that_no_board_has_room_for_is_refused():
-    settings = GossipSettings(experts=LearnerSettings(memory=100_000, pool=100_000))
-    with pytest.raises(ValueError, match="MiB"):
-        GossipSession(
-            device="a", boot_epoch=1, run="r", settings=settings, num_features=784, num_classes=2, seed=0
-        )
-
-
-def test_a_message_whose_units_were_lost_is_counted_and_makes_nothing_fresher():
-    device = session()
-    units = Units(np.zeros(2, np.float32), np.ones(2, np.float32))
-    device.on_whisper(1.0, "b", whisper(News(packed(X, 1, units, with_units=False))))
-    assert (device.num_unread, experts(device).pool_size, device.ages) == (1, 0, {})
-
-
-def test_ages_follow_what_came_with_its_age():
-    device = session()
-    device.on_whisper(1.0, "b", whisper(HELLO, 0, age_ms=500))
-    assert device.ages["b"].age_s == 0.5
-    device.on_whisper(2.0, "b", whisper(Demand(wants=True), 1))
-    assert device.ages["b"].last_s == 1.0
-    device.on_whisper(3.0, "b", whisper(HELLO, 2))
-    assert (device.ages["b"].age_s, device.ages["b"].peak_sum_s) == (0.0, 2.5)
-
-
-@pytest.mark.parametrize("settings", [NEWS, SETS], ids=["news", "sets"])
-def test_content_is_as_old_as_its_sample_when_the_label_comes_late(settings):
-    device = session(settings)
-    device.on_sample(0, X, 10.0)
-    assert {tell.whisper.age_ms for tell in device.on_label(0, 1, 12.5)} == {2500}
-    device.on_sample(1, X)
-    assert {tell.whisper.age_ms for tell in device.on_label(1, 1)} == {0}
-
-
-# ------------------------------------------------------------ fleets
-
-
-def streams(num=50, label_delay=0):
-    made = []
-    for node in range(3):
-        rng = np.random.default_rng(node)
-        labels = rng.integers(0, 2, num)
-        vectors = (rng.normal(0, 0.7, (num, 2)) + 2.0 * labels[:, None]).astype(np.float32)
-        made.append(NodeStream(vectors, labels, np.arange(num) / 10 + node / 1e3, label_delay))
-    return made
-
-
-def traces(settings, seed):
-    lossy = Network(loss_fraction=0.2)
+def order(number=1, window=1, deadline_at_s=100.0, neighbours=("b", "c")):
+    peering = Peering(neighbours=tuple(Neighbour(device=one, degree=1) for one in neighbours))
+    message = Order(
+        order=number,
+        round=window,
+        strategy="gossip",
+        bundle=refer(b"bundle"),
+        weights=refer(b"weights"),
+        num_batches=1,
+        deadline_s=100.0,
+        seed=7,
+        peering=peering,
+    )
+    return OrderInHand(
+        order=message,
+        run="run-1",
+        base_version=window - 1,
+        base_digest="ab" * 32,
+        deadline_at_s=deadline_at_s,
+    )
+
+
+def a_run(learned=None, **changes):
+    return GossipSession(device="a", boot_epoch=1, in_hand=order(**changes), bundle=bundle(), learned=learned)
+
+
+def samples(num, first=0):
+    labels = RNG.integers(0, 2, num)
     return [
-        (
-            node.session.prequential.counts.tolist(),
-            {name: array.tobytes() for name, array in node.session.learner.state().items()},
-            (node.bytes_sent, node.bytes_received, node.num_sent),
-            node.session.ages,
-        )
-        for node in run_fleet(streams(), settings, num_classes=2, network=lossy, seed=seed)
+        Sample(first + index, np.array([2.0 * label - 1, RNG.normal()], np.float32), int(label))
+        for index, label in enumerate(labels)
     ]
 
 
-CLUSTERED = GossipSettings(
-    learner="ilvq", shares="sets", sets=SetSettings(clustering="kmeans", most=10, partners=1)
-)
+def only(effects, kind):
+    return [effect for effect in effects if isinstance(effect, kind)]
 
 
-@pytest.mark.parametrize("settings", [GossipSettings(), CLUSTERED], ids=["news", "sets"])
-def test_two_fleets_with_the_same_seeds_are_equal_bit_for_bit(settings):
-    first = traces(settings, seed=1)
-    assert first == traces(settings, seed=1)
-    assert first != traces(settings, seed=2)
+def reports(effects):
+    return [effect.body for effect in only(effects, Send) if isinstance(effect.body, Update)]
 
 
-def test_losses_harm_nobody():
-    network = Network(loss_fraction=0.5)
-    for node in run_fleet(streams(), GossipSettings(), num_classes=2, network=network):
-        counts = node.session.prequential.counts
-        assert np.trace(counts) / counts.sum() > 0.85
+def feed(run, num, left, now_s=1.0, first=0):
+    return run.on_samples(now_s, samples(num, first), left)
 
 
-def test_labels_that_come_late_are_learned_but_for_the_last():
-    nodes = run_fleet(streams(label_delay=5), GossipSettings(), num_classes=2)
-    assert [node.session.prequential.counts.sum() for node in nodes] == [45] * 3
-    assert nodes[0].session.ages["node-1"].age_s == pytest.approx(0.5, abs=0.002)
+def test_a_run_begins_with_its_stream_and_its_neighbours():
+    effects = a_run().begin()
+    assert only(effects, OpenStream) == [OpenStream(0, 0, 1, SETTINGS.sample_s)]
+    assert only(effects, Overhear) == [Overhear(("b", "c"))]
 
 
-# ------------------------------------------------------------ settings
+def test_samples_are_told_and_a_window_is_reported_once():
+    run = a_run()
+    first = feed(run, 9, 31)
+    assert only(first, Tell)
+    assert reports(first) == []
+    second = feed(run, 1, 30, first=9)
+    (update,) = reports(second)
+    assert (update.order, update.round, update.num_samples) == (1, 1, 10)
+    assert (update.vectors, update.step_vectors, update.macs) == ((), (), 0)
+    report = update.stream
+    assert isinstance(report, StreamReport)
+    assert (report.seen, sum(report.counts), report.num_left, report.is_over) == (10, 10, 30, False)
+    assert len(only(second, KeepLearned)) == 1
+    kinds = [type(effect) for effect in second]
+    assert kinds.index(KeepLearned) < kinds.index(Send)
+    told = unpack(only(second, Send)[0].blobs[update.delta.digest], 2, 2)
+    assert len(told) == 10
+    assert reports(feed(run, 10, 20, first=10)) == []  # no order asks for it
+
+
+def test_each_report_tells_of_all_since_the_run_began():
+    run = a_run()
+    feed(run, 10, 30)
+    feed(run, 10, 20, first=10)
+    effects = run.on_order(order(2, window=2), bundle(), b"", {})
+    assert SetTimer("session/report", 0.0) in effects
+    (update,) = reports(run.on_timer(2.0, "session/report"))
+    assert (update.round, update.num_samples) == (2, 20)
+
+
+def test_a_slow_device_reports_at_the_deadline():
+    run = a_run(deadline_at_s=5.0)
+    assert reports(feed(run, 3, 97)) == []
+    (timer,) = only(run.on_timer(1.0, "session/report"), SetTimer)
+    assert timer.delay_s == 4.0
+    (update,) = reports(run.on_timer(5.0, "session/report"))
+    assert update.num_samples == 3
+
+
+def test_a_live_stream_is_reported_at_the_deadline_alone():
+    run = a_run(deadline_at_s=5.0)
+    assert reports(feed(run, 50, None)) == []
+    assert run.learned().num_all == 0
+    assert len(reports(run.on_timer(5.0, "session/report"))) == 1
+
+
+def test_a_stream_that_is_over_answers_every_order_at_once():
+    run = a_run()
+    feed(run, 4, 0)
+    run.on_ended(2.0)
+    run.on_order(order(2, window=2), bundle(), b"", {})
+    (update,) = reports(run.on_timer(2.0, "session/report"))
+    assert update.stream is not None
+    assert update.stream.is_over
+    assert (update.num_samples, update.stream.seen) == (4, 4)
+
+
+def test_another_life_goes_on_where_the_last_report_was():
+    run = a_run()
+    (kept,) = only(feed(run, 10, 30), KeepLearned)
+    feed(run, 5, 25, first=10)  # lost with the process
+    again = a_run(learned=kept.arrays)
+    effects = again.begin()
+    assert only(effects, OpenStream)[0].position == 10
+    assert [note.details["reason"] for note in only(effects, Note)] == ["restored"]
+    x = np.array([1.0, 0.0], np.float32)
+    before = run.gossiper.learner.prototypes()
+    assert len(again.gossiper.learner.prototypes()) == 10
+    assert len(before) == 15
+    assert again.gossiper.learner.predict_proba(x).argmax() == 1
+    (update,) = reports(feed(again, 10, 20, first=10))
+    assert (update.num_samples, update.stream.seen) == (20, 20)
+
+
+def test_an_agent_that_is_stopped_loses_nothing():
+    run = a_run()
+    feed(run, 7, 33)
+    again = a_run(learned=run.keep().arrays)
+    assert again.seen == 7
+    assert again.gossiper.prequential.counts.sum() == 7
+
+
+def test_another_life_begins_with_the_oldest_sample_that_had_no_label():
+    run = a_run(deadline_at_s=5.0)
+    stream = samples(6)
+    unlabelled = [one._replace(label=None) for one in stream]
+    labels = [Sample(one.number, None, one.label) for one in stream[:4]]
+    run.on_samples(1.0, [*unlabelled, *labels], 34)
+    (kept,) = only(run.on_timer(5.0, "session/report"), KeepLearned)
+    again = a_run(learned=kept.arrays)
+    (opened,) = only(again.begin(), OpenStream)
+    assert (opened.position, opened.first_number) == (4, 6)
+    (update,) = reports(feed(again, 6, 30, first=4))
+    assert (update.num_samples, update.stream.seen) == (10, 10)
+
+
+def test_of_a_live_stream_another_life_has_seen_all_that_was_labelled():
+    run = a_run(deadline_at_s=5.0)
+    stream = samples(6)
+    run.on_samples(1.0, [stream[0]._replace(label=None), *stream[1:]], None)  # the first label never comes
+    (kept,) = only(run.on_timer(5.0, "session/report"), KeepLearned)
+    again = a_run(learned=kept.arrays, deadline_at_s=9.0)
+    again.on_samples(6.0, samples(1, first=6), None)
+    (update,) = reports(again.on_timer(9.0, "session/report"))
+    assert (update.num_samples, update.stream.seen) == (6, 7)
+
+
+def test_the_last_window_waits_for_the_last_label():
+    run = a_run(window=4)
+    stream = samples(4)
+    assert reports(run.on_samples(1.0, [one._replace(label=None) for one in stream], 0)) == []
+    assert reports(run.on_samples(1.0, [Sample(one.number, None, one.label) for one in stream], 0)) == []
+    (update,) = reports(run.on_ended(2.0))
+    assert (update.num_samples, update.stream.is_over) == (4, True)
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    "change",
     [
-        ({"learner": "ilvq", "shares": "news"}, "needs the learner experts"),
-        ({"learner": "experts", "shares": "sets"}, "needs the learner ilvq"),
-        ({"shares": "news", "experts": LearnerSettings(pool=0)}, r"experts\.pool"),
+        lambda arrays: arrays.pop(POSITION),
+        lambda arrays: arrays.update({POSITION: np.array([-1, 0], np.int64)}),
+        lambda arrays: arrays.update({"memory.vectors": np.zeros((3, 3), np.float32)}),
     ],
 )
-def test_what_does_not_go_together_is_refused(changes, reason):
-    with pytest.raises(ValueError, match=reason):
-        GossipSettings(**changes)
+def test_what_was_kept_and_is_damaged_is_left_and_the_device_begins_anew(change):
+    run = a_run()
+    (kept,) = only(feed(run, 10, 30), KeepLearned)
+    arrays = dict(kept.arrays)
+    change(arrays)
+    again = a_run(learned=arrays)
+    effects = again.begin()
+    assert only(effects, OpenStream)[0].position == 0
+    assert "cannot be used" in only(effects, Note)[0].details["reason"]
 
 
-@pytest.mark.parametrize(
-    "settings", [NEWS, SETS, GossipSettings(shares="nothing", experts=LearnerSettings(pool=0))]
-)
-def test_settings_are_read_as_they_were_written(settings):
-    assert msgspec.json.decode(msgspec.json.encode(settings), type=GossipSettings) == settings
+def test_a_sample_that_cannot_be_learned_counts_as_missed():
+    run = a_run()
+    bad = [
+        Sample(0, np.array([np.nan, 0.0], np.float32), 1),
+        Sample(1, np.array([0.0], np.float32), 1),
+        Sample(2, np.array([0.0, 0.0], np.float32), 9),
+    ]
+    run.on_samples(1.0, bad, 97)
+    assert run.tally.missed == 3
+    assert run.gossiper.prequential.counts.sum() == 0
+
+
+def test_whispers_of_strangers_are_not_listened_to_and_of_other_runs_refused():
+    run = a_run()
+    told = of_samples([[1.0, 1.0]], [1])
+    said = News(pack(told, 2, units=units_for(told), with_weights=False, with_ages=False))
+    assert run.on_whisper(1.0, "b", Whisper(1, mark_of("run-1"), 1, 0, 0, said), 40) == []
+    run.on_whisper(1.0, "b", Whisper(1, mark_of("run-1"), 1, 0, 0, said), 40)
+    assert (run.tally.heard, run.tally.repeats, run.tally.bytes_received) == (2, 1, 80)
+    assert run.on_whisper(1.0, "z", Whisper(1, mark_of("run-1"), 1, 1, 0, said), 40) == []
+    assert run.tally.heard == 2  # once a neighbour, perhaps, and not now
+    with pytest.raises(PeerError, match="another run"):
+        run.on_whisper(1.0, "b", Whisper(1, mark_of("run-2"), 1, 1, 0, said), 40)
+
+
+def test_orders_of_other_runs_and_settings_are_not_taken():
+    run = a_run()
+    assert run.takes("run-1", order(2).order)
+    assert not run.takes("run-2", order(2).order)
+    assert run.fits(bundle())
+    assert not run.fits(bundle(GossipSettings(windows=5)))
+    assert CloseStream() in run.end()
+
+
+def test_settings_that_do_not_suit_the_samples_are_refused():
+    settings = GossipSettings(learner="ilvq", shares="sets", ilvq=IlvqSettings(max_prototypes=1000))
+    graph = prototype_graph((784,), 2, NUM_PLACES)
+    wide = msgspec.structs.replace(bundle(settings), graph=graph)
+    with pytest.raises(PeerError, match="cannot begin"):
+        GossipSession(device="a", boot_epoch=1, in_hand=order(), bundle=wide)
