@@ -28,6 +28,7 @@ from benchmarks.distreal_cells import (
     METHODS,
     TUNED_BUDGET,
     Cell,
+    iid_cell,
     matrix_cells,
     quick_cell,
     redraw_cells,
@@ -51,6 +52,10 @@ METHODS_OF = {
         *("heterofl", "fjord", "fedrolex", "feddrop", "fiarse", "uniform-floor"),
         *("distreal-paper", "distreal-live", "distreal-fixed-50", "distreal-fixed-100", "distreal-plain"),
         *("distreal-45", OURS, PLANNED),
+    ),
+    "iid": (
+        *("full", "small-45", "small-65", "heterofl", "fjord", "fedrolex", "uniform-floor", "distreal-paper"),
+        *("distreal-fixed-100", OURS, PLANNED),
     ),
     "unconstrained": ("full",),
     "redraw": ("full", "small-65", "heterofl", "feddrop", "uniform-floor", "distreal-live", OURS),
@@ -160,6 +165,7 @@ def _cells(options: argparse.Namespace, folder: Path) -> list[Cell]:
     cells = matrix_cells(options.family, options.dataset, folder)
     if "time" in options.family:
         cells += [unconstrained_cell(dataset, folder) for dataset in options.dataset]
+        cells += [iid_cell(dataset, folder) for dataset in options.dataset]
         if options.robustness:
             cells += [cell for dataset in options.dataset for cell in redraw_cells(dataset, folder)]
     if unknown := set(options.cells or ()) - {cell.name for cell in cells}:

@@ -88,7 +88,7 @@ class Cell:
     Attributes:
         name: of the scenario as it is run. family, dataset: what it belongs to.
         budget: mean share of a full pass a round; None: the scenario's own.
-        kind: `matrix`; `unconstrained`; or `redraw`, of robustness.
+        kind: `matrix`; `iid`; `unconstrained`; or `redraw`, of robustness.
         overrides: `key=value` over the scenario's file.
     """
 
@@ -136,6 +136,13 @@ def unconstrained_cell(dataset: str, folder: Path) -> Cell:
     """The time-limited scenario without its limit."""
     name = f"unconstrained {dataset}"
     return _cell(name, "time", dataset, UNCONSTRAINED_BUDGET, world_of(dataset, folder), kind="unconstrained")
+
+
+def iid_cell(dataset: str, folder: Path) -> Cell:
+    """The time-limited scenario with samples shared out evenly, every class alike."""
+    name = f"iid {dataset}"
+    world = (*world_of(dataset, folder), "partition=iid")
+    return _cell(name, "time", dataset, TUNED_BUDGET, world, kind="iid")
 
 
 def redraw_cells(dataset: str, folder: Path) -> list[Cell]:

@@ -55,7 +55,7 @@ def checks_of(measured: Sequence[Measured]) -> list[Check]:
     """All checks for which the methods ran."""
     found: list[Check] = []
     for one in measured:
-        if one.cell.kind != "matrix" or one.default not in one.summary.methods:
+        if one.cell.kind not in ("matrix", "iid") or one.default not in one.summary.methods:
             continue
         found += envelope(one)
         if one.cell.family != "memory":

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from benchmarks.distreal_cells import Cell, matrix_cells, world_of
+from benchmarks.distreal_cells import Cell, iid_cell, matrix_cells, world_of
 from benchmarks.distreal_checks import Measured, checks_of, ordering, time_ratio
 from benchmarks.distreal_tuning import OWN_SETTINGS, first_settings, second_settings
 from benchmarks.prepare_data import decode_images, digits, log_mel, loudest_window, mel_filters
@@ -124,6 +124,15 @@ def test_the_matrix_has_three_budgets_of_time_and_one_cell_of_each_other_family(
     cells = matrix_cells(["time", "batch", "memory"], ["cifar"], tmp_path)
     assert [cell.budget for cell in cells] == [0.5, 0.2, 0.07, 0.1, 0.5]
     assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_in_the_iid_cell_samples_are_shared_out_evenly_and_nothing_else_differs(tmp_path):
+    (tmp_path / "cifar10.npz").touch()
+    (same,) = (cell for cell in matrix_cells(["time"], ["cifar"], tmp_path) if cell.budget == 0.2)
+    iid = iid_cell("cifar", tmp_path)
+    differing = {"partition=iid", f"name={iid.name}", f"name={same.name}"}
+    assert set(iid.overrides) ^ set(same.overrides) == differing
+    assert iid.overrides.index("partition=iid") > iid.overrides.index("partition=dirichlet:0.3")
 
 
 def test_recorded_loads_are_taken_where_they_are(tmp_path):
