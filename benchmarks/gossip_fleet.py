@@ -1,4 +1,4 @@
-"""A fleet of gossip gossipers in virtual time: real gossipers and messages, modelled nodes and network."""
+"""A fleet of gossipers in virtual time: real learners and messages, modelled nodes and network."""
 
 from __future__ import annotations
 
