@@ -35,6 +35,10 @@ class Jobs(Protocol):
         """The share granted last, None before the first."""
         ...
 
-    def pause(self) -> Pause | None:
-        """Why nothing may be learned at this moment, by the policy; None: it may."""
+    def allowance(self) -> float | Pause:
+        """Cores that learning may take on average at this moment, by the policy, or why it may not learn."""
+        ...
+
+    def core_seconds(self) -> float:
+        """Core-seconds computed so far."""
         ...

@@ -148,7 +148,8 @@ class AgentNode:
             publish=self._publish_once,
             listen=once,
             streams=streams or no_stream,
-            pause=jobs.pause,
+            allowance=jobs.allowance,
+            core_seconds=jobs.core_seconds,
             perform=self._perform,
         )
         self._carry_out = self._carriers()

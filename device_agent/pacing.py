@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -84,7 +83,7 @@ def pace(
     began_s, busy_s, done = clock(), 0.0, 0
     pace_s = max(1e-3, (deadline_at_s - began_s) / num_batches)
     saved_s = 0.0  # while even the cheapest vector is too dear, time is saved up for it
-    duty = DutyCycle(threading.Event(), clock=clock, cpu_clock=cpu_clock)
+    duty = DutyCycle(clock=clock, cpu_clock=cpu_clock)
     with closing(job):
         next(job)
         try:

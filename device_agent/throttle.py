@@ -1,10 +1,9 @@
-"""Holding training to its share of the CPU: compute, then rest until the share is met."""
+"""Holding learning to its share of the CPU: compute, then rest until the share is met."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,12 +50,9 @@ def settle(
 
 
 class DutyCycle:
-    """Rests between mini-batches so that the process holds to its share.
-
-    Call `rest` after each mini-batch, from one thread; setting `stop` wakes it at once.
+    """The account of what was computed and what was granted, from which follows how long to rest.
 
     Args:
-        stop: set when training has to stop.
         clock: monotonic seconds.
         cpu_clock: core-seconds used so far. By default of the whole process, all threads included:
             what is granted, is granted to the process.
@@ -64,17 +60,16 @@ class DutyCycle:
 
     def __init__(
         self,
-        stop: threading.Event,
         *,
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
-        self._stop, self._clock, self._cpu_clock = stop, clock, cpu_clock
+        self._clock, self._cpu_clock = clock, cpu_clock
         self._debt_core_s = 0.0
         self._at = clock(), cpu_clock()
 
     def reset(self) -> None:
-        """Forget the account: a new job begins, or training goes on after a pause."""
+        """Forget the account: a new job begins, or it goes on after a pause."""
         self._debt_core_s = 0.0
         self._at = self._clock(), self._cpu_clock()
 
@@ -86,21 +81,6 @@ class DutyCycle:
         )
         self._at = wall_s, cpu_s
         return rest_s(self._debt_core_s, 0.0, share_fraction, num_cores)
-
-    def rest(self, share_fraction: float, num_cores: int, max_s: float = 0.5) -> bool:
-        """Rest as long as the share asks for, but at most `max_s`.
-
-        A long rest comes in pieces, so that the caller can look at the budget in between: a share
-        that has grown ends it sooner.
-
-        Returns:
-            True if the account is settled, False if more rest is owed or `stop` was set.
-        """
-        owed_s = self.owed_s(share_fraction, num_cores)
-        if owed_s <= 0.0:
-            return not self._stop.is_set()
-        stopped = self._stop.wait(min(owed_s, max_s))
-        return not stopped and owed_s <= max_s
 
 
 def be_nice() -> None:

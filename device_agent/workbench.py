@@ -212,12 +212,11 @@ class Workbench:
             return paced
         return _sealed(paced, lambda result: seal(job, result, network, self._residuals))
 
-    def pause(self) -> Pause | None:
-        """Why nothing may be learned at this moment, by the policy; None: it may."""
-        granted = grant(
-            self.profile, self._snapshot(), self.policy, Task(time_left_s=1.0, num_batches_left=1)
-        )
-        return granted if isinstance(granted, Pause) else None
+    def allowance(self) -> float | Pause:
+        """Cores that learning may take on average at this moment, by the policy, or why it may not learn."""
+        num_cores = self._snapshot().num_cores
+        granted = self._grant(Task(time_left_s=1.0, num_batches_left=1), num_cores)
+        return granted if isinstance(granted, Pause) else granted.cpu_share_fraction * num_cores
 
     def _kept_state(self, belongs: Belongs, bundle: Bundle) -> OptimizerState | None:
         expected = state_shapes(bundle.settings.optimizer, bundle.plan, bundle.graph.parameters)

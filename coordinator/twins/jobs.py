@@ -135,9 +135,13 @@ class VirtualJobs:
         """The share granted last, None before the first and while paused."""
         return self._bench.share
 
-    def pause(self) -> Pause | None:
-        """Why nothing may be learned at this moment, by the policy; None: it may."""
-        return self._bench.pause()
+    def allowance(self) -> float | Pause:
+        """Cores that learning may take on average at this moment, by the policy, or why it may not learn."""
+        return self._bench.allowance()
+
+    def core_seconds(self) -> float:
+        """Core-seconds computed so far."""
+        return self.work.computed_core_s
 
     # ------------------------------------------------------------ in virtual time
 

@@ -13,6 +13,7 @@ from device_agent.effects import Effect, OpenStream, Overhear
 from device_agent.gossip.telling import ALL, Tell
 from device_agent.loop import Timers
 from device_agent.streams.stream import Sample, Stream
+from device_agent.throttle import DutyCycle
 from device_agent.wire.topics import device_topic, parse_topic
 from device_agent.wire.whispers import decode_whisper, encode_whisper
 from firmware_profiles.errors import EdgetideError, UserError
@@ -21,7 +22,12 @@ from firmware_profiles.resources import Pause
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""How often it is looked whether the device may learn."""
+"""How often it is looked whether the device may learn, and how much it may take."""
+
+LEAST_REST_S = 0.05
+"""What is owed is saved up to it."""
+
+PERMISSION, REST = "stream/permission", "stream/rest"
 
 Streams = Callable[[OpenStream], Stream]
 """Makes a device's stream.
@@ -45,11 +51,12 @@ class GossipLink:
 
     Args:
         fleet: its name. core: whose session learns and tells.
-        timers: of the node; the key "stream/permission" is taken.
+        timers: of the node; the keys PERMISSION and REST are taken.
         publish: (topic, payload), at quality of service 0.
         listen: subscribes to a topic; what comes there reaches `received`, on the node's thread.
         streams: makes the device's stream.
-        pause: why the device may not learn at this moment, None: it may.
+        allowance: cores that it may take on average at this moment, or why it may not learn.
+        core_seconds: computed so far.
         perform: carries out what the core answers.
     """
 
@@ -62,12 +69,15 @@ class GossipLink:
         publish: Callable[[str, bytes], None],
         listen: Callable[[str], None],
         streams: Streams,
-        pause: Callable[[], Pause | None],
+        allowance: Callable[[], float | Pause],
+        core_seconds: Callable[[], float],
         perform: Callable[[Sequence[Effect]], None],
     ) -> None:
         self._fleet, self._device, self._core = fleet, core.hello.device, core
         self._timers, self._publish, self._listen = timers, publish, listen
-        self._streams, self._pause, self._perform = streams, pause, perform
+        self._streams, self._allowance, self._perform = streams, allowance, perform
+        self._account = DutyCycle(clock=timers.now_s, cpu_clock=core_seconds)
+        self._cores: float | None = None
         self._heard: set[str] = set()
         self._stream: Stream | None = None
         self._num_missed = 0
@@ -131,6 +141,7 @@ class GossipLink:
             self._perform(self._core.on_session_failed(str(error)))
             return
         self._num_missed = 0
+        self._account.reset()
         self._look()
 
     def close_stream(self) -> None:
@@ -138,7 +149,8 @@ class GossipLink:
         if self._stream is not None:
             self._stream.stop()
             self._stream = None
-            self._timers.cancel_timer("stream/permission")
+            self._timers.cancel_timer(PERMISSION)
+            self._timers.cancel_timer(REST)
 
     def _count_missed(self, stream: Stream) -> None:
         if (session := self._core.gossip) is not None:
@@ -150,6 +162,7 @@ class GossipLink:
         if stream is self._stream and session is not None:
             self._count_missed(stream)
             self._perform(session.on_samples(self._timers.now_s(), samples, stream.num_left))
+            self._rest_or_go_on()
 
     def _ended(self, stream: Stream) -> None:
         session = self._core.gossip
@@ -161,12 +174,29 @@ class GossipLink:
         stream, session = self._stream, self._core.gossip
         if stream is None or session is None:
             return
-        pause = self._pause()
-        if pause is None:
-            stream.go_on()
-            self._perform(self._core.on_learning())
-        else:
+        allowance = self._allowance()
+        if isinstance(allowance, Pause):
+            self._cores = None
+            self._timers.cancel_timer(REST)
             stream.hold()
-            self._perform(self._core.on_paused(pause))
+            self._perform(self._core.on_paused(allowance))
+        else:
+            if self._cores is None:
+                self._account.reset()
+            self._cores = allowance
+            self._perform(self._core.on_learning())
+            self._rest_or_go_on()
         self._count_missed(stream)
-        self._timers.set_timer("stream/permission", LOOK_S, self._look)
+        self._timers.set_timer(PERMISSION, LOOK_S, self._look)
+
+    def _rest_or_go_on(self) -> None:
+        """Rest as long as the device has taken more than it may."""
+        stream, cores = self._stream, self._cores
+        if stream is None or cores is None:
+            return
+        owed_s = self._account.owed_s(cores, 1)
+        if owed_s < LEAST_REST_S:
+            stream.go_on()
+        else:
+            stream.rest()
+            self._timers.set_timer(REST, min(owed_s, LOOK_S), self._rest_or_go_on)

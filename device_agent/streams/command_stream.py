@@ -8,22 +8,18 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from device_agent.loop import Action
-from device_agent.streams.backlog import Backlog
 from device_agent.streams.live_events import LiveEvents
 from device_agent.streams.log_limit import LogLimit
 from device_agent.streams.process import StopSignal, run_program
 from device_agent.streams.reading import MAX_EVENT_BYTES
-from device_agent.streams.stream import Deliver
+from device_agent.streams.stream import Deliver, Sample
 from firmware_profiles.errors import UserError, WorldError
 from models.data.live import LiveSource
 
 log = logging.getLogger(__name__)
-
-MOST_EVENTS = 256
-"""Read at a time, so that the loop can do other things before the next."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 """Before a command that failed is started again; doubled each time. One that ran for longer begins anew."""
@@ -83,8 +79,14 @@ class CommandStream:
         self._name = self._argv[0]
         self._post = post
         self._first_wait_s, self._longest_wait_s, self._grace_s = first_wait_s, longest_wait_s, grace_s
-        self._events = LiveEvents(source, f"command {self._name}", first_number)
-        self._backlog = Backlog()
+        self._events = LiveEvents(
+            source,
+            f"command {self._name}",
+            post,
+            deliver=self._came,
+            emptied=self._end_if_finished,
+            first_number=first_number,
+        )
         self._error_limit = LogLimit()
         self._deliver: Deliver = _nothing
         self._ended: Callable[[], None] = _nothing
@@ -95,7 +97,7 @@ class CommandStream:
     @property
     def num_missed(self) -> int:
         """Lines that came while it was held, were not taken in time, or could not be read."""
-        return self._events.num_missed + self._backlog.num_dropped
+        return self._events.num_missed
 
     def start(self, deliver: Deliver, ended: Callable[[], None]) -> None:
         """Start the command."""
@@ -119,11 +121,15 @@ class CommandStream:
 
     def hold(self) -> None:
         """Leave out what comes; the command goes on."""
-        self._events.held = True
+        self._events.hold()
+
+    def rest(self) -> None:
+        """Let wait what comes; the command goes on."""
+        self._events.rest()
 
     def go_on(self) -> None:
         """Take what comes."""
-        self._events.held = False
+        self._events.go_on()
 
     def stop(self) -> None:
         """Deliver nothing more, and have the command ended; does not wait for it."""
@@ -139,21 +145,13 @@ class CommandStream:
 
     # ------------------------------------------------------------ on the node's thread
 
-    def _drain(self) -> None:
-        if not self._running:
-            return
-        lines, more = self._backlog.take(MOST_EVENTS)
-        samples = [sample for sample in map(self._events.read, lines) if sample is not None]
-        if samples:
+    def _came(self, samples: Sequence[Sample]) -> None:
+        if self._running:
             self._deliver(samples)
-        if more:
-            self._post(self._drain)
-        else:
-            self._end_if_finished()
 
     def _finish(self) -> None:
         self._finished = True
-        if self._backlog.is_empty:
+        if self._events.is_empty:
             self._end_if_finished()
 
     def _end_if_finished(self) -> None:
@@ -199,8 +197,8 @@ class CommandStream:
         return f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
 
     def _on_output(self, line: bytes) -> None:
-        if line.strip() and self._backlog.put(line):
-            self._post(self._drain)
+        if line.strip():
+            self._events.put(line)
 
     def _on_error(self, line: bytes) -> None:
         text = line[:_LOGGED].decode("utf-8", "replace").strip()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from device_agent.loop import Action
 from device_agent.streams.live_events import LiveEvents
-from device_agent.streams.stream import Deliver
+from device_agent.streams.stream import Deliver, Sample
 from device_agent.wire.topics import ROOT
 from firmware_profiles.errors import UserError
 from models.data.live import DEVICE, LiveSource
@@ -49,6 +50,7 @@ class MqttStream:
         source: says what a payload looks like.
         topic: to subscribe to, {device} filled in.
         subscribe: of the bus.
+        post: runs an action on the node's thread.
         first_number: of the first sample; in a later life, one that was not used.
 
     Raises:
@@ -58,40 +60,54 @@ class MqttStream:
     num_left = None
 
     def __init__(
-        self, source: LiveSource, topic: str, subscribe: Subscribe, *, first_number: int = 0
+        self,
+        source: LiveSource,
+        topic: str,
+        subscribe: Subscribe,
+        post: Callable[[Action], None],
+        *,
+        first_number: int = 0,
     ) -> None:
         self._topic = check_filter(topic)
         self._subscribe = subscribe
-        self._events = LiveEvents(source, f"topic {topic}", first_number)
-        self._running = False
+        self._events = LiveEvents(
+            source, f"topic {topic}", post, deliver=self._came, first_number=first_number
+        )
+        self._deliver: Deliver | None = None
 
     @property
     def num_missed(self) -> int:
-        """Messages that came while it was held, or could not be read."""
+        """Messages that came while it was held, waited too long, or could not be read."""
         return self._events.num_missed
 
     def start(self, deliver: Deliver, ended: Callable[[], None]) -> None:  # noqa: ARG002 - it never ends
         """Subscribe."""
-        self._running = True
-
-        def receive(_topic: str, payload: bytes) -> None:
-            sample = self._events.read(payload) if self._running else None
-            if sample is not None:
-                deliver([sample])
-
-        self._subscribe(self._topic, receive)
+        self._deliver = deliver
+        self._subscribe(self._topic, lambda _topic, payload: self._received(payload))
 
     def hold(self) -> None:
         """Leave out what comes."""
-        self._events.held = True
+        self._events.hold()
+
+    def rest(self) -> None:
+        """Let wait what comes."""
+        self._events.rest()
 
     def go_on(self) -> None:
         """Take what comes."""
-        self._events.held = False
+        self._events.go_on()
 
     def stop(self) -> None:
         """Deliver nothing more. A bus has no way to unsubscribe: what still comes is dropped."""
-        self._running = False
+        self._deliver = None
+
+    def _received(self, payload: bytes) -> None:
+        if self._deliver is not None:
+            self._events.put(payload)
+
+    def _came(self, samples: Sequence[Sample]) -> None:
+        if self._deliver is not None:
+            self._deliver(samples)
 
 
 def _covers_the_fleet(levels: list[str]) -> bool:

@@ -120,5 +120,5 @@ def _live_stream(
     post: Callable[[Action], None],
 ) -> Stream:
     if live.kind == "mqtt":
-        return MqttStream(live, filled_in(live, device), subscribe, first_number=first_number)
+        return MqttStream(live, filled_in(live, device), subscribe, post, first_number=first_number)
     return CommandStream(live, post, first_number=first_number)

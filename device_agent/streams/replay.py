@@ -100,6 +100,10 @@ class ReplayStream:
             self._timers.cancel_timer(TIMER)
         self._held = True
 
+    def rest(self) -> None:
+        """The same: a stored stream has time."""
+        self.hold()
+
     def go_on(self) -> None:
         """Play on from where it stood. Twice is harmless."""
         if self._running and self._held:

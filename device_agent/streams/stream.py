@@ -23,7 +23,7 @@ class Sample(NamedTuple):
 
 
 Deliver = Callable[[Sequence[Sample]], None]
-"""Called with one event or more, in order. It may hold or stop the stream that calls it."""
+"""Called with one event or more, in order. It may hold, rest or stop the stream that calls it."""
 
 
 class Stream(Protocol):
@@ -47,8 +47,12 @@ class Stream(Protocol):
         """Pause: a stored stream waits; what comes of a live one is left out and counted."""
         ...
 
+    def rest(self) -> None:
+        """Deliver nothing for a while; what comes of a live stream waits, as much as memory allows."""
+        ...
+
     def go_on(self) -> None:
-        """End the pause."""
+        """End the pause, or the rest."""
         ...
 
     def stop(self) -> None:

@@ -64,8 +64,11 @@ class FakeJobs:
     def cpu_share_fraction(self):
         return 0.25
 
-    def pause(self):
-        return None
+    def allowance(self):
+        return 1.0
+
+    def core_seconds(self):
+        return 0.0
 
 
 class Board:

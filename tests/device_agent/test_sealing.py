@@ -65,7 +65,8 @@ class Board:
         broker = MemoryBroker(direct=True)
         self.requests = []
         jobs = SimpleNamespace(
-            pause=lambda: None,
+            allowance=lambda: 1.0,
+            core_seconds=lambda: 0.0,
             start=self.requests.append,
             stop=lambda: None,
             prepare=lambda: None,

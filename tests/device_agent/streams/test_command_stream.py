@@ -154,6 +154,18 @@ def test_what_comes_while_held_is_left_out_and_counted(node):
     assert (one.told, one.stream.num_missed) == ([], 10)
 
 
+def test_what_comes_while_it_rests_waits_and_then_is_the_end(node):
+    one = node("seq 10")
+    one.stream.rest()
+    one.start()
+    assert one.stream.wait_ended(ENOUGH_S)
+    one.run_what_is_posted()
+    assert (one.told, one.ends) == ([], 0)
+    one.stream.go_on()
+    one.to_its_end()
+    assert (len(one.told), one.stream.num_missed, one.ends) == (10, 0, 1)
+
+
 def test_a_command_that_fails_is_started_again(node, tmp_path, caplog):
     flag = tmp_path / "flag"
     program = (

@@ -15,12 +15,20 @@ class Topic:
 
     def __init__(self, **options):
         self.receivers, self.samples, self.ends = {}, [], []
-        self.stream = MqttStream(SOURCE, "plant/pi/power", self.receivers.__setitem__, **options)
+        self.posted = []
+        self.stream = MqttStream(
+            SOURCE, "plant/pi/power", self.receivers.__setitem__, self.posted.append, **options
+        )
         self.stream.start(self.samples.extend, lambda: self.ends.append(None))
 
     def send(self, *payloads):
         for payload in payloads:
             self.receivers["plant/pi/power"]("plant/pi/power", payload)
+        self.run()
+
+    def run(self):
+        while self.posted:
+            self.posted.pop(0)()
 
     @property
     def told(self):
@@ -65,6 +73,58 @@ def test_what_comes_while_held_is_left_out_and_counted():
     assert topic.stream.num_missed == 2
 
 
+def test_what_comes_while_it_rests_waits():
+    topic = Topic()
+    topic.send(b"1,2,up")
+    topic.stream.rest()
+    topic.send(b"3,4,down", b"nonsense")
+    assert topic.told == [(0, True, 1)]
+    topic.stream.go_on()
+    topic.run()
+    topic.send(b"5,6,up")
+    assert topic.told == [(0, True, 1), (1, True, 0), (2, True, 1)]
+    assert topic.stream.num_missed == 1
+
+
+def test_of_what_waits_too_long_the_oldest_is_left_out():
+    topic = Topic()
+    topic.stream.rest()
+    topic.send(*[b"1,2,up"] * 5000, b"3,4,down")
+    topic.stream.go_on()
+    topic.run()
+    assert len(topic.samples) + topic.stream.num_missed == 5001
+    assert topic.stream.num_missed > 0
+    assert topic.samples[-1].label == 0
+
+
+def test_a_pause_that_follows_a_rest_leaves_out_what_waited():
+    topic = Topic()
+    topic.stream.rest()
+    topic.send(b"1,2,up")
+    topic.stream.hold()
+    topic.run()
+    topic.stream.go_on()
+    topic.send(b"3,4,up")
+    assert topic.told == [(0, True, 1)]
+    assert topic.stream.num_missed == 1
+
+
+def test_a_rest_within_a_delivery_holds_back_the_next():
+    topic = Topic()
+    took = []
+
+    def take(samples):
+        took.append(len(samples))
+        topic.stream.rest()
+
+    topic.stream.start(take, lambda: None)
+    topic.send(*[b"1,2,up"] * 600)
+    assert took == [256]
+    topic.stream.go_on()
+    topic.run()
+    assert took == [256, 256]
+
+
 def test_a_stopped_stream_delivers_nothing():
     topic = Topic()
     topic.stream.stop()
@@ -78,7 +138,7 @@ def test_the_id_of_the_device_is_filled_in():
 
 @pytest.mark.parametrize("topic", ["plant/+/power", "plant/#", "+", "+/power", "edgetide/v2/#", "$SYS/load"])
 def test_wildcards_are_allowed(topic):
-    MqttStream(SOURCE, topic, lambda *_: None)
+    MqttStream(SOURCE, topic, lambda *_: None, lambda _action: None)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +149,10 @@ def test_topics_of_the_fleet_are_refused(topic):
     fleet = device_topic("f", "pi", "up"), device_topic("f", "pi", "telemetry")
     assert any(matches(topic, one) for one in fleet)
     with pytest.raises(UserError, match="fleet's own"):
-        MqttStream(SOURCE, topic, lambda *_: None)
+        MqttStream(SOURCE, topic, lambda *_: None, lambda _action: None)
 
 
 @pytest.mark.parametrize("topic", ["", "a/#/b", "a#", "a/b+", "a\0b", "x" * 70_000, "$share/g/a"])
 def test_what_is_no_filter_is_refused(topic):
     with pytest.raises(UserError, match="topic"):
-        MqttStream(SOURCE, topic, lambda *_: None)
+        MqttStream(SOURCE, topic, lambda *_: None, lambda _action: None)
