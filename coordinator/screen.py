@@ -232,6 +232,7 @@ _WHO: Columns = {
     "state": _state,
 }
 _BOARD: Columns = {
+    "CPU share": lambda told: _percent(told["cpu_share_fraction"]),
     "others": lambda told: _percent(told["cpu_others_fraction"]),
     "memory": _memory,
     "°C": _warmth,
@@ -240,7 +241,6 @@ _OF_NETWORKS: Columns = {
     **_WHO,
     "vector": _vector,
     "MACs": lambda told: _percent(told["macs_fraction"]),
-    "CPU share": lambda told: _percent(told["cpu_share_fraction"]),
     **_BOARD,
     "batches": _steps,
 }

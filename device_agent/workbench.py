@@ -214,9 +214,13 @@ class Workbench:
 
     def allowance(self) -> float | Pause:
         """Cores that learning may take on average at this moment, by the policy, or why it may not learn."""
-        num_cores = self._snapshot().num_cores
-        granted = self._grant(Task(time_left_s=1.0, num_batches_left=1), num_cores)
-        return granted if isinstance(granted, Pause) else granted.cpu_share_fraction * num_cores
+        snapshot = self._snapshot()
+        granted = grant(self.profile, snapshot, self.policy, Task(time_left_s=1.0, num_batches_left=1))
+        if isinstance(granted, Pause):
+            self.share = None
+            return granted
+        self.share = granted.cpu_share_fraction
+        return granted.cpu_share_fraction * snapshot.num_cores
 
     def _kept_state(self, belongs: Belongs, bundle: Bundle) -> OptimizerState | None:
         expected = state_shapes(bundle.settings.optimizer, bundle.plan, bundle.graph.parameters)

@@ -76,7 +76,9 @@ class GossipLink:
         self._fleet, self._device, self._core = fleet, core.hello.device, core
         self._timers, self._publish, self._listen = timers, publish, listen
         self._streams, self._allowance, self._perform = streams, allowance, perform
-        self._account = DutyCycle(clock=timers.now_s, cpu_clock=core_seconds)
+        self._core_seconds, self._learning_core_s = core_seconds, 0.0
+        # Only what a rest can save: what neighbours say is heard, and a command read, all the same.
+        self._account = DutyCycle(clock=timers.now_s, cpu_clock=lambda: self._learning_core_s)
         self._cores: float | None = None
         self._heard: set[str] = set()
         self._stream: Stream | None = None
@@ -148,25 +150,30 @@ class GossipLink:
         """No more samples are wanted."""
         if self._stream is not None:
             self._stream.stop()
+            self._count_missed(self._stream)
             self._stream = None
             self._timers.cancel_timer(PERMISSION)
             self._timers.cancel_timer(REST)
 
     def _count_missed(self, stream: Stream) -> None:
+        num_missed = stream.num_missed  # which another thread may raise
         if (session := self._core.gossip) is not None:
-            session.on_missed(stream.num_missed - self._num_missed)
-            self._num_missed = stream.num_missed
+            session.on_missed(num_missed - self._num_missed)
+            self._num_missed = num_missed
 
     def _came(self, stream: Stream, samples: Sequence[Sample]) -> None:
         session = self._core.gossip
         if stream is self._stream and session is not None:
             self._count_missed(stream)
+            began_core_s = self._core_seconds()
             self._perform(session.on_samples(self._timers.now_s(), samples, stream.num_left))
+            self._learning_core_s += self._core_seconds() - began_core_s
             self._rest_or_go_on()
 
     def _ended(self, stream: Stream) -> None:
         session = self._core.gossip
         if stream is self._stream and session is not None:
+            self._count_missed(stream)
             self._perform(session.on_ended(self._timers.now_s()))
 
     def _look(self) -> None:
@@ -190,7 +197,7 @@ class GossipLink:
         self._timers.set_timer(PERMISSION, LOOK_S, self._look)
 
     def _rest_or_go_on(self) -> None:
-        """Rest as long as the device has taken more than it may."""
+        """Rest as long as learning has taken more than it may."""
         stream, cores = self._stream, self._cores
         if stream is None or cores is None:
             return

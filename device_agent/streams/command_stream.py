@@ -91,6 +91,7 @@ class CommandStream:
         self._deliver: Deliver = _nothing
         self._ended: Callable[[], None] = _nothing
         self._running = self._finished = False
+        self._num_restarts = 0
         self._stop: StopSignal | None = None
         self._thread: threading.Thread | None = None
 
@@ -134,6 +135,7 @@ class CommandStream:
     def stop(self) -> None:
         """Deliver nothing more, and have the command ended; does not wait for it."""
         self._running = False
+        self._events.stop()
         if self._stop is not None:
             self._stop.set()
 
@@ -174,7 +176,7 @@ class CommandStream:
             if stop.wait(wait_s):
                 return
             wait_s = min(2 * wait_s, self._longest_wait_s)
-            self._post(self._events.forget_ids)
+            self._num_restarts += 1
 
     def _run_once(self, stop: StopSignal) -> str | None:
         """Run the command; how it failed, or None if it is over."""
@@ -198,7 +200,7 @@ class CommandStream:
 
     def _on_output(self, line: bytes) -> None:
         if line.strip():
-            self._events.put(line)
+            self._events.put(line, life=self._num_restarts)
 
     def _on_error(self, line: bytes) -> None:
         text = line[:_LOGGED].decode("utf-8", "replace").strip()

@@ -24,6 +24,7 @@ class _State(enum.Enum):
     GOING = enum.auto()
     HELD = enum.auto()
     RESTING = enum.auto()
+    STOPPED = enum.auto()
 
 
 class LiveEvents:
@@ -56,7 +57,7 @@ class LiveEvents:
         self._state = _State.GOING
         self._backlog = Backlog()
         self._num_left_out = 0
-        self._ids, self._limit = GivenIds(), LogLimit()
+        self._life, self._ids, self._limit = 0, GivenIds(), LogLimit()
 
     @property
     def num_missed(self) -> int:
@@ -68,9 +69,14 @@ class LiveEvents:
         """Whether nothing waits."""
         return self._backlog.is_empty
 
-    def put(self, event: bytes) -> None:
-        """An event came. Safe to call from any thread."""
-        if self._backlog.put(event):
+    def put(self, event: bytes, life: int = 0) -> None:
+        """An event came. Safe to call from any thread.
+
+        Args:
+            event: to be read.
+            life: of what says it; in each one ids begin anew.
+        """
+        if self._state is not _State.STOPPED and self._backlog.put(event, life):
             self._post(self._drain)
 
     def hold(self) -> None:
@@ -85,21 +91,24 @@ class LiveEvents:
         """Deliver what waits and what comes."""
         self._enter(_State.GOING)
 
-    def forget_ids(self) -> None:
-        """Ids begin anew, such as in a program that was started again."""
-        self._ids = GivenIds()
+    def stop(self) -> None:
+        """Deliver nothing more, and forget what waits."""
+        self._state = _State.STOPPED
+        self._backlog.clear()
 
     def _enter(self, state: _State) -> None:
+        if self._state is _State.STOPPED:
+            return
         rested = self._state is _State.RESTING
         self._state = state
         if rested and state is not _State.RESTING:
             self._post(self._drain)
 
     def _drain(self) -> None:
-        if self._state is _State.RESTING:
-            return  # `_enter` comes back to it
+        if self._state in {_State.RESTING, _State.STOPPED}:
+            return  # `_enter` comes back to what waits while it rests
         events, more = self._backlog.take(MOST_EVENTS)
-        samples = [sample for sample in map(self._read, events) if sample is not None]
+        samples = [sample for life, event in events if (sample := self._read(event, life)) is not None]
         if samples:
             self._deliver(samples)
         if more:
@@ -107,11 +116,13 @@ class LiveEvents:
         else:
             self._emptied()
 
-    def _read(self, event: bytes) -> Sample | None:
+    def _read(self, event: bytes, life: int) -> Sample | None:
         """The event, or None if it is missed."""
         if self._state is _State.HELD:
             self._num_left_out += 1
             return None
+        if life != self._life:
+            self._life, self._ids = life, GivenIds()
         try:
             sample = read_event(event, self._source, self._next, self._ids)
         except PeerError as error:

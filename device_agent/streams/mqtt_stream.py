@@ -44,7 +44,7 @@ def check_filter(topic: str) -> str:
 
 
 class MqttStream:
-    """Delivers each message as it comes.
+    """Delivers messages in the order in which they come.
 
     Args:
         source: says what a payload looks like.
@@ -83,7 +83,7 @@ class MqttStream:
     def start(self, deliver: Deliver, ended: Callable[[], None]) -> None:  # noqa: ARG002 - it never ends
         """Subscribe."""
         self._deliver = deliver
-        self._subscribe(self._topic, lambda _topic, payload: self._received(payload))
+        self._subscribe(self._topic, lambda _topic, payload: self._events.put(payload))
 
     def hold(self) -> None:
         """Leave out what comes."""
@@ -99,15 +99,11 @@ class MqttStream:
 
     def stop(self) -> None:
         """Deliver nothing more. A bus has no way to unsubscribe: what still comes is dropped."""
-        self._deliver = None
-
-    def _received(self, payload: bytes) -> None:
-        if self._deliver is not None:
-            self._events.put(payload)
+        self._events.stop()
 
     def _came(self, samples: Sequence[Sample]) -> None:
-        if self._deliver is not None:
-            self._deliver(samples)
+        assert self._deliver is not None
+        self._deliver(samples)
 
 
 def _covers_the_fleet(levels: list[str]) -> bool:

@@ -36,7 +36,7 @@ class Stream(Protocol):
 
     @property
     def num_missed(self) -> int:
-        """Events of a live stream that came while it was held, or could not be read."""
+        """Events of a live stream that came while it was held, waited too long, or could not be read."""
         ...
 
     def start(self, deliver: Deliver, ended: Callable[[], None]) -> None:

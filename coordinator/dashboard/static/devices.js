@@ -36,7 +36,7 @@ function cpuBar() {
       const granted = Math.min(d.cpu_share_fraction ?? 0, 1 - used);
       others.style.width = `${100 * used}%`;
       ours.style.width = `${100 * granted}%`;
-      const text = `${d.flows ? "" : `training may take ${percent(d.cpu_share_fraction)}, `}others use ${percent(d.cpu_others_fraction)}`;
+      const text = `training may take ${percent(d.cpu_share_fraction)}, others use ${percent(d.cpu_others_fraction)}`;
       element.setAttribute("aria-label", `CPU: ${text}`);
       element.title = text;
     },
@@ -129,7 +129,7 @@ export function makeCard() {
       kept.update(d.state === "paused" ? null : d.vector, groups);
       spark.update(d.macs_series);
       cpu.update(d);
-      setText(cpuText, d.flows ? `${percent(d.cpu_others_fraction)} others` : `${percent(d.cpu_share_fraction)} ours, ${percent(d.cpu_others_fraction)} others`);
+      setText(cpuText, `${percent(d.cpu_share_fraction)} ours, ${percent(d.cpu_others_fraction)} others`);
       READINGS.forEach(([label, text, alarm], i) => {
         const value = text(d);
         readings[i].pair.classList.toggle("absent", value === null);

@@ -149,6 +149,43 @@ def test_what_was_computed_before_the_stream_and_during_a_pause_is_not_owed():
     assert device.gossip.numbers
 
 
+def test_what_neighbours_and_the_source_cost_is_not_owed():
+    device = Device(Topic(every_s=0.1), 0.2)
+
+    def hear():
+        device.core_s += 0.05
+        device.clock.at(device.clock.time_s + 0.1, "neighbours", hear)
+
+    hear()
+    device.clock.advance(30.0)
+    assert len(device.gossip.numbers) == pytest.approx(300, abs=2)
+
+
+def test_what_was_missed_is_counted_before_the_end_is_told():
+    class Broken(Topic):
+        """Says three things that nobody understands, and ends."""
+
+        def __call__(self, device, timers):
+            stream = super().__call__(device, timers)
+            start = stream.start
+
+            def start_and_end(deliver, ended):
+                start(deliver, ended)
+                device.clock.at(0.5, "end", ended)
+
+            stream.start = start_and_end
+            return stream
+
+        def _publish(self, device, take):
+            for _ in range(3):
+                take("t", b"?")
+
+    device = Device(Broken(1.0))
+    device.gossip.on_ended = lambda now_s: device.gossip.numbers.append(device.gossip.missed) or []
+    device.clock.advance(0.8)
+    assert device.gossip.numbers == [3]
+
+
 def test_a_pause_leaves_out_what_comes_of_a_live_stream():
     device = Device(Topic(every_s=0.1), Pause("hot"))
     device.clock.advance(10.0)

@@ -190,6 +190,23 @@ def test_a_command_that_is_killed_is_started_again_with_its_ids_anew(node):
     one.stop()
 
 
+def test_lines_that_waited_keep_the_ids_of_the_command_that_said_them(node, tmp_path):
+    flag = tmp_path / "flag"
+    first, second = '{"x": [1], "id": 0}\n{"id": 0, "y": "up"}\n{"x": [2], "id": 5}', '{"id": 5, "y": "up"}'
+    program = (
+        f"import os, sys; again = os.path.exists({str(flag)!r}); open({str(flag)!r}, 'w').close(); "
+        f"print({second!r} if again else {first!r}, flush=True); sys.exit(0 if again else 3)"
+    )
+    one = node(python(program))
+    one.stream.rest()
+    one.start()
+    assert one.stream.wait_ended(ENOUGH_S)
+    one.stream.go_on()
+    one.to_its_end()
+    assert [(sample.number, sample.label) for sample in one.samples] == [(0, None), (0, 1), (1, None)]
+    assert one.stream.num_missed == 1
+
+
 def test_waits_grow_up_to_the_longest(node, monkeypatch):
     waits_s = []
 

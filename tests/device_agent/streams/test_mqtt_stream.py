@@ -132,6 +132,16 @@ def test_a_stopped_stream_delivers_nothing():
     assert (topic.told, topic.ends, topic.stream.num_missed) == ([], [], 0)
 
 
+def test_a_stream_that_is_stopped_while_it_rests_forgets_what_waits_and_stays_stopped():
+    topic = Topic()
+    topic.stream.rest()
+    topic.send(b"1,2,up", b"nonsense")
+    topic.stream.stop()
+    topic.stream.go_on()
+    topic.send(b"1,2,up")
+    assert (topic.told, topic.stream.num_missed) == ([], 0)
+
+
 def test_the_id_of_the_device_is_filled_in():
     assert filled_in(SOURCE, "pi-3") == "plant/pi-3/power"
 
