@@ -38,7 +38,7 @@ function showCharts() {
 
 function showFacts() {
   const { about, run } = fleet;
-  const facts = run ? { run: run.run, strategy: run.strategy, ...about } : about;
+  const facts = { ...(run && { run: run.run, strategy: run.strategy }), ...about, ...(flows && { engine: null }) };
   const text = JSON.stringify(facts);
   const list = byId("facts");
   if (list.dataset.shown === text) return;
