@@ -68,7 +68,10 @@ METHODS: dict[str, Method] = {
     SELDOM: Method(_SELDOM, PARALLEL),
     "ilvq, calibrated gate": Method(
         GossipSettings(
-            learner="ilvq", shares="sets", sets=SetSettings(gate="calibrated", clustering="kmeans")
+            learner="ilvq",
+            shares="sets",
+            ilvq=IlvqSettings(max_prototypes=400),
+            sets=SetSettings(gate="calibrated", clustering="kmeans"),
         )
     ),
 }

@@ -68,13 +68,15 @@ def resolve_method(
             name for name, one in PRESETS.items() if one.peers is not None or (topology and one.gossip)
         )
         raise UserError(
-            f"strategy {strategy} has no exchange between devices: leave peers and topology out, "
+            f"strategy {strategy} has no exchange between devices: leave peers and topology out "
+            f"(--barrier-seconds, --topology), "
             f"or choose one of {decentralised}"
         )
     if preset.gossip is None and gossip:
         of_streams = ", ".join(name for name, one in PRESETS.items() if one.gossip is not None)
         raise UserError(
-            f"strategy {strategy} trains a network: leave gossip out, or choose one of {of_streams}"
+            f"strategy {strategy} trains a network: leave gossip out (--sample-seconds), or choose one of "
+            f"{of_streams}"
         )
     if preset.gossip is not None and (subnets or averages or levels or base_width or asynchrony is not None):
         raise UserError(

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # another class before Python 3.11
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from coordinator.blobs import Blobs
 from coordinator.control import ControlServer, Request
 from coordinator.cores import core_of
 from coordinator.dashboard.app import create_app
-from coordinator.dashboard.server import serve
+from coordinator.dashboard.server import Server, listen
 from coordinator.database import Database, Run, Version, move_aside, open_database
 from coordinator.evaluator import Evaluator
 from coordinator.fleet import Fleet, to_json
@@ -100,7 +101,8 @@ def run_coordinator(config: CoordinatorConfig) -> dict[str, Any]:
         learning = prepare_learning(config.learning)
         database = _open(config)
         try:
-            return _run(config, learning, database)
+            with ExitStack() as ending:
+                return _run(config, learning, database, ending)
         finally:
             database.close()
 
@@ -114,7 +116,20 @@ def _open(config: CoordinatorConfig) -> Database:
     return open_database(config.database or path)
 
 
-def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> dict[str, Any]:
+def _run(
+    config: CoordinatorConfig, learning: Learning, database: Database, ending: ExitStack
+) -> dict[str, Any]:
+    # What options can be wrong about comes first: a run that cannot begin is not recorded.
+    loop = Loop()
+    bus = MqttBus(
+        config.broker,
+        client_id=f"{config.fleet}/coordinator",
+        tls=config.tls,
+        on_connect=lambda: loop.post(node.connected),
+    )
+    ending.callback(bus.close)
+    listener = listen(config.host, config.port)
+    ending.callback(listener.close)
     store = ModelStore(config.state / MODELS)
     wanted = Run(
         id=f"run-{secrets.token_hex(4)}",
@@ -151,13 +166,13 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         "seed": config.learning.seed,
         "resumed": resumed,
     }
-    loop = Loop()
     evaluate, close_evaluator = _evaluation(
         learning,
         state,
         post=loop.post,
         node=lambda: node,
     )
+    ending.callback(close_evaluator)
 
     def report() -> dict[str, Any]:
         return make_report(database, run.id, about, learning.window, learning.num_windows)
@@ -169,12 +184,6 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
             # Give the last announcement the time to leave.
             loop.set_timer("exit", 1.0, loop.stop)
 
-    bus = MqttBus(
-        config.broker,
-        client_id=f"{config.fleet}/coordinator",
-        tls=config.tls,
-        on_connect=lambda: loop.post(node.connected),
-    )
     node = CoordinatorNode(
         fleet=config.fleet,
         core=core,
@@ -195,7 +204,8 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         lambda: to_json(node.view, loop.now_s(), about),
         lambda: _curve(database, run.id),
     )
-    server = serve(app, config.host, config.port)
+    server = Server(app, listener)
+    ending.callback(server.stop)
     log.info("web page at %s", server.url)
 
     def take(request: Request) -> str:
@@ -204,19 +214,14 @@ def _run(config: CoordinatorConfig, learning: Learning, database: Database) -> d
         return told
 
     control = ControlServer(config.state, lambda request: _on_loop(loop, lambda: take(request)))
+    ending.callback(control.close)
     node.subscribe(lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     restore(config.state, run.id, node, learning)
     node.start()
     bus.start()
-    try:
-        loop.run()
-    finally:
-        control.close()
-        server.stop()
-        close_evaluator()
-        bus.close()
+    loop.run()
     return report()
 
 

@@ -54,12 +54,14 @@ def run(
     device: Annotated[
         str | None, typer.Option("--id", help="Id of this device; its host name by default.")
     ] = None,
-    data: Annotated[str, typer.Option(help="Local training data: a name or a path.")] = "fashion-mnist-small",
+    data: Annotated[
+        str, typer.Option(help="Local training data: a name, a path, or a live stream (mqtt:…, command:…).")
+    ] = "fashion-mnist-small",
     shard: Annotated[str | None, typer.Option(help="Train on part INDEX/COUNT of the data only.")] = None,
     partition: Annotated[
         str, typer.Option(help="How parts are made: iid, dirichlet:A, shards:K, classes:K, owner.")
     ] = "iid",
-    seed: Annotated[int, typer.Option(help="Decides split and parts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides split and parts.")] = 0,
     board: Annotated[
         str | None, typer.Option("--profile", help="Firmware profile; detected by default.")
     ] = None,

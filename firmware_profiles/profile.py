@@ -141,7 +141,8 @@ def load_profile(name_or_path: str | Path) -> FirmwareProfile:
         return load_strict(text, FirmwareProfile)
     if text not in list_profiles():
         raise UserError(
-            f'there is no profile "{text}"; {nearest(text, list_profiles())} A path to a file works too'
+            f'there is no profile "{text}" (for a file give its path, such as ./{text}.yaml); '
+            f"{nearest(text, list_profiles())}"
         )
     shipped = _PROFILES / f"{text}.yaml"
     return parse_strict(shipped.read_text(encoding="utf-8"), f"profiles/{text}.yaml", FirmwareProfile)

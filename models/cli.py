@@ -186,6 +186,8 @@ def _trained(
         graph, given = load_model(model)
     elif state is not None and (state / GRAPH_FILE).is_file():
         graph = decode((state / GRAPH_FILE).read_bytes())
+    elif state is not None:
+        raise UserError(f"{state}: no run has left a network there. Give the folder of a run that has begun")
     else:
         raise typer.BadParameter("say which network the weights are of", param_hint="--model")
     path = newest_weights(state) if state is not None else weights

@@ -85,3 +85,12 @@ class GossipSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(f"shares {self.shares} needs the learner {needs}, not {self.learner}")
         if self.shares == "news" and not self.experts.pool:
             raise ValueError("shares news needs an experts.pool of 1 or more to keep what is told")
+        if (
+            self.shares == "sets"
+            and self.sets.clustering != "none"
+            and self.ilvq.max_prototypes <= self.sets.most
+        ):
+            raise ValueError(
+                f"{self.ilvq.max_prototypes} prototypes are never clustered, for that begins above sets.most "
+                f"({self.sets.most}): raise ilvq.max_prototypes, lower sets.most, or cluster none"
+            )

@@ -189,7 +189,9 @@ def load(path: Path) -> dict[str, Array]:
                 )
         check_finite(weights)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, PeerError) as error:
-        raise UserError(f"weights file {path} cannot be used: {error}") from error
+        raise UserError(
+            f"weights file {path} cannot be used: {error}. Give a .safetensors file of this network's weights"
+        ) from error
     return weights
 
 

@@ -18,6 +18,10 @@ STOP_TIMEOUT_S = 10.0
 class Server:
     """A running server.
 
+    Args:
+        app: made by `create_app`, and not served already.
+        listener: of `listen`; closed in the end.
+
     Attributes:
         url: where the page is, such as "http://127.0.0.1:8080/".
         port: the port it listens on.
@@ -69,11 +73,10 @@ class _Uvicorn(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> Server:
-    """Serve an application made by `create_app`. The port listens when this returns.
+def listen(host: str = "127.0.0.1", port: int = 8080) -> socket.socket:
+    """Take a port for the page; `Server` answers there.
 
     Args:
-        app: one that is not served already.
         host: address to listen on; the page has no passwords, so another than loopback shows the
             fleet to everyone who reaches it.
         port: 0 lets the system choose.
@@ -95,7 +98,7 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> Server:
     except OSError as error:
         listener.close()
         raise UserError(_explain(error, host, port)) from error
-    return Server(app, listener)
+    return listener
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from coordinator.planning.candidates import Candidate
 from coordinator.planning.evaluate import Evaluation
 from coordinator.planning.workload import Workload, World, look_at, workload
+from coordinator.strategies.presets import PRESETS
 from coordinator.twins.scenario import Scenario
 from dse.halving import Trial
 from firmware_profiles.errors import UserError
@@ -107,6 +108,12 @@ def look(fleet: Scenario, candidates: Sequence[Candidate], settings: PlanSetting
     Raises:
         UserError: something the scenario names cannot be used, or no candidate can train.
     """
+    preset = PRESETS.get(fleet.method)
+    if fleet.asynchrony is not None or (preset and (preset.peers or preset.gossip or preset.asynchrony)):
+        raise UserError(
+            f"scenario {fleet.name!r}: strategy {fleet.strategy} goes without a server's rounds, and plans "
+            "are for rounds. Run it as it is, or leave strategy, peers, gossip, topology, asynchrony out"
+        )
     scenario = on_validation(fleet, fleet.seed if settings.seed is None else settings.seed)
     world = look_at(scenario)
     loads = [workload(world, one.settings(scenario)) for one in candidates]

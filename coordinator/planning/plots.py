@@ -10,7 +10,7 @@ from firmware_profiles.errors import UserError
 
 NUM_DRAWN = 6
 
-_EXTRA = "plots need packages that are not installed: pip install 'edgetide[dse]'"
+_EXTRA = "plots need packages that are not installed: install edgetide[dse]"
 
 
 def drawn(plan: Plan) -> list[tuple[Compared, str]]:

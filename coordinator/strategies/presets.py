@@ -13,6 +13,7 @@ from coordinator.strategies.averages import MEAN_OF_ALL, AverageSettings
 from device_agent.peers.topology_settings import TopologySettings
 from models.gossip_settings import GossipSettings, SetSettings
 from models.peer_settings import PeerSettings
+from models.prototypes.settings import IlvqSettings
 from models.subnet_settings import SubnetSettings
 
 HALVES = (0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -223,7 +224,11 @@ PRESETS: dict[str, Preset] = {
         subnets=_FULL,
         averages=MEAN_OF_ALL,
         gossip=GossipSettings(
-            learner="ilvq", shares="sets", sets=SetSettings(gate="paper", clustering="dbscan")
+            learner="ilvq",
+            shares="sets",
+            # Where the set is clustered the paper removes no lone prototypes.
+            ilvq=IlvqSettings(max_prototypes=400, denoise_every=0),
+            sets=SetSettings(gate="paper", clustering="dbscan", learned=8),
         ),
         topology=TopologySettings(kind="full"),
         source=f"{_GOSSIP}, as its authors coded it, with that code's defects mended",

@@ -82,7 +82,7 @@ def _open(path: Path) -> Any:
         from PIL import Image, ImageOps  # noqa: PLC0415 - an optional extra
     except ModuleNotFoundError:
         raise UserError(
-            "Reading images needs pillow, which is not installed: pip install 'edgetide[images]'."
+            "Reading images needs pillow, which is not installed: install edgetide[images]."
         ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pillow warns of odd metadata; the pixels decide

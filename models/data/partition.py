@@ -168,7 +168,9 @@ def _dirichlet(dataset: Dataset, argument: str, weights: Weights, rng: np.random
     """
     alpha = _float(argument)
     if alpha is None or not 1e-3 <= alpha <= 1e6:
-        raise UserError(f"dirichlet:{argument}: give an alpha from 0.001 to 1000000, such as dirichlet:0.3.")
+        raise UserError(
+            f"partition 'dirichlet:{argument}': give an alpha from 0.001 to 1000000, such as dirichlet:0.3."
+        )
     piles: list[list[int]] = [[] for _ in weights]
     for label in np.unique(dataset.labels):
         members = rng.permutation(np.flatnonzero(dataset.labels == label))
@@ -192,7 +194,9 @@ def _shards(dataset: Dataset, argument: str, weights: Weights, rng: np.random.Ge
     """
     most = len(dataset) // len(weights)
     if not argument.isdecimal() or not 1 <= int(argument[:9]) <= most:
-        raise UserError(f"shards:{argument}: give a whole number from 1 to {most}, such as shards:2.")
+        raise UserError(
+            f"partition 'shards:{argument}': give a whole number from 1 to {most}, such as shards:2."
+        )
     per_device = int(argument)
     shuffled = rng.permutation(len(dataset))
     by_label = shuffled[np.argsort(dataset.labels[shuffled], kind="stable")]
@@ -211,7 +215,7 @@ def _classes(dataset: Dataset, argument: str, weights: Weights, rng: np.random.G
     labels, of_label = np.unique(dataset.labels, return_counts=True)
     if not argument.isdecimal() or not 1 <= int(argument[:9]) <= len(labels):
         raise UserError(
-            f"classes:{argument}: give a whole number from 1 to {len(labels)}, such as classes:2."
+            f"partition 'classes:{argument}': give a whole number from 1 to {len(labels)}, such as classes:2."
         )
     held = np.zeros((len(weights), len(labels)), bool)
     for device in range(len(weights)):
@@ -220,12 +224,12 @@ def _classes(dataset: Dataset, argument: str, weights: Weights, rng: np.random.G
     holders = held.sum(axis=0)
     if not holders.all():
         raise UserError(
-            f"classes:{argument}: {len(weights)} devices hold {int(argument) * len(weights)} classes in all, "
-            f"the data has {len(labels)}. Give more classes or more devices."
+            f"partition 'classes:{argument}': {len(weights)} devices hold {int(argument) * len(weights)} "
+            f"classes in all, the data has {len(labels)}. Give more classes or more devices."
         )
     if (poor := np.flatnonzero(holders > of_label)).size:
         raise UserError(
-            f"classes:{argument}: {holders[poor[0]]} devices hold class {labels[poor[0]]}, "
+            f"partition 'classes:{argument}': {holders[poor[0]]} devices hold class {labels[poor[0]]}, "
             f"which has {of_label[poor[0]]} samples. Use fewer devices or more data."
         )
     parts: list[list[NDArray[np.int64]]] = [[] for _ in weights]
@@ -262,7 +266,7 @@ def _by_owner(dataset: Dataset, argument: str, weights: Weights, rng: np.random.
 
 def _no_argument(name: str, argument: str) -> None:
     if argument:
-        raise UserError(f"{name}:{argument}: '{name}' takes no argument.")
+        raise UserError(f"partition '{name}:{argument}': '{name}' takes no argument.")
 
 
 def _float(text: str) -> float | None:

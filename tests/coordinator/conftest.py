@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from coordinator.dashboard.app import create_app
-from coordinator.dashboard.server import serve
+from coordinator.dashboard.server import Server, listen
 from coordinator.twins.scenario import load_scenario
 from tests.fixtures.shown_fleets import Shown
 from tests.fixtures.squares import write_squares
@@ -52,7 +52,7 @@ def shown():
 
 @pytest.fixture
 def server(shown):
-    server = serve(create_app(shown.view, lambda: shown.curve, period_s=0.05), port=0)
+    server = Server(create_app(shown.view, lambda: shown.curve, period_s=0.05), listen(port=0))
     yield server
     server.stop()
 

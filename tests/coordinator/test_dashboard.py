@@ -14,7 +14,7 @@ import pytest
 
 from coordinator.dashboard.app import MAX_STREAMS, STATIC, create_app
 from coordinator.dashboard.metrics import to_metrics
-from coordinator.dashboard.server import serve
+from coordinator.dashboard.server import Server, listen
 from coordinator.fleet import Fleet, fold, to_json
 from coordinator.peer_view import fold_report
 from device_agent.wire.messages import Exchanges, PeerReport, Status, Telemetry
@@ -87,7 +87,9 @@ def test_a_page_under_a_foreign_name_gets_nothing(server):
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8080", "fleet.example"])
 def test_the_page_answers_to_its_own_names_and_its_proxys(shown, name):
-    server = serve(create_app(shown.view, lambda: shown.curve, proxy_names=["fleet.example"]), port=0)
+    server = Server(
+        create_app(shown.view, lambda: shown.curve, proxy_names=["fleet.example"]), listen(port=0)
+    )
     try:
         assert get(server, "/api/v1/fleet", host=name)[0] == 200
     finally:
@@ -153,7 +155,7 @@ def test_the_stream_pushes_what_changes(server, shown):
 
 
 def test_stopping_the_server_ends_open_streams(shown):
-    server = serve(create_app(shown.view, lambda: shown.curve, period_s=3600), port=0)
+    server = Server(create_app(shown.view, lambda: shown.curve, period_s=3600), listen(port=0))
     stream = Stream(server)
     stream.until("fleet", bool)
     ended = threading.Thread(target=stream.response.read)
@@ -166,10 +168,10 @@ def test_stopping_the_server_ends_open_streams(shown):
 
 
 def test_a_stopped_server_leaves_its_port_free(shown):
-    server = serve(create_app(shown.view, lambda: shown.curve), port=0)
+    server = Server(create_app(shown.view, lambda: shown.curve), listen(port=0))
     server.stop()
     server.stop()
-    serve(create_app(shown.view, lambda: shown.curve), port=server.port).stop()
+    Server(create_app(shown.view, lambda: shown.curve), listen(port=server.port)).stop()
 
 
 def test_one_page_too_many_is_told_to_try_again(server):
@@ -181,15 +183,15 @@ def test_one_page_too_many_is_told_to_try_again(server):
         stream.close()
 
 
-def test_a_busy_port_says_so(shown, server):
+def test_a_busy_port_says_so(server):
     with pytest.raises(UserError, match=f"port {server.port} of 127.0.0.1 is busy.*--port"):
-        serve(create_app(shown.view, lambda: shown.curve), port=server.port)
+        listen(port=server.port)
 
 
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("no such host", 0), ("127.0.0.1", 70000)])
-def test_an_address_that_is_not_ours_is_the_users_fault(shown, host, port):
+def test_an_address_that_is_not_ours_is_the_users_fault(host, port):
     with pytest.raises(UserError, match="web page"):
-        serve(create_app(shown.view, lambda: shown.curve), host=host, port=port)
+        listen(host, port)
 
 
 def test_the_page_listens_on_loopback_unless_told_otherwise(server):
@@ -226,7 +228,7 @@ def test_a_run_that_diverged_still_has_a_curve(server, shown):
 
 def test_what_devices_tell_of_their_exchanges_is_served():
     fleet = Fleet(peers=fold_report(None, "a", PeerReport(step=3, exchanges={"b": Exchanges(begun=2)})))
-    server = serve(create_app(lambda: to_json(fleet, 0.0), list), port=0)
+    server = Server(create_app(lambda: to_json(fleet, 0.0), list), listen(port=0))
     try:
         assert json.loads(get(server, "/api/v1/peers")[2])["links"] == [[0, 1, 2, 0, 0, 0]]
     finally:
@@ -243,7 +245,7 @@ def test_what_devices_tell_of_their_streams_is_served(server, shown):
 
 def test_an_empty_fleet_has_a_page_and_metrics():
     view = to_json(Fleet(), 0.0)
-    server = serve(create_app(lambda: view, list), port=0)
+    server = Server(create_app(lambda: view, list), listen(port=0))
     try:
         assert get(server, "/")[0] == get(server, "/metrics")[0] == get(server, "/api/v1/curve")[0] == 200
         assert get(server, "/api/v1/peers")[2] == "null"

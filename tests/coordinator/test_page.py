@@ -7,7 +7,7 @@ import json
 import pytest
 
 from coordinator.dashboard.app import create_app
-from coordinator.dashboard.server import serve
+from coordinator.dashboard.server import Server, listen
 from coordinator.fleet import Fleet, fold
 from device_agent.effects import Note
 from device_agent.wire.messages import Hello, Telemetry
@@ -129,7 +129,7 @@ def test_a_hostile_name_in_a_stream_stays_text(browser, server, shown):
 
 @pytest.mark.browser
 def test_the_page_says_when_the_coordinator_is_gone(browser, shown):
-    server = serve(create_app(shown.view, lambda: shown.curve, period_s=0.05), port=0)
+    server = Server(create_app(shown.view, lambda: shown.curve, period_s=0.05), listen(port=0))
     browser.get(server.url)
     wait_for(browser, "document.getElementById('link').dataset.link === 'open'")
     server.stop()

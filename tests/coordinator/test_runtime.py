@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -46,3 +49,27 @@ def test_what_it_raises_is_raised_where_it_was_asked_for_and_the_loop_goes_on(lo
     with pytest.raises(UserError, match="unknown key"):
         _on_loop(loop, refuse)
     assert _on_loop(loop, lambda: 7) == 7
+
+
+@pytest.mark.parametrize("mistake", ["port", "broker"])
+def test_a_coordinator_that_cannot_begin_says_one_line_and_leaves_no_run(tmp_path, mistake):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] if mistake == "port" else 0
+        broker = "http://127.0.0.1" if mistake == "broker" else "mqtt://127.0.0.1"
+        options = ["--port", str(port), "--broker", broker, "--state", str(tmp_path)]
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from coordinator.cli import main; main()",
+                "coordinator",
+                "run",
+                *options,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    (told,) = done.stderr.strip().splitlines()  # and not that a run begins
+    assert mistake in told or broker in told

@@ -131,6 +131,12 @@ def test_a_fleet_that_can_train_nothing_is_refused(make_fleet, stub):
         plan_for(make_fleet("round_s=0.0001"), stub({}))
 
 
+@pytest.mark.parametrize("override", ["strategy=dsgd", "strategy=gossip", "strategy=async", "asynchrony={}"])
+def test_a_fleet_without_rounds_is_refused(make_fleet, stub, override):
+    with pytest.raises(UserError, match="without a server's rounds"):
+        plan_for(make_fleet(override), stub({}))
+
+
 def test_classes_that_one_group_holds_are_named_where_they_suffer(make_fleet, stub):
     classes = {"full": (0.9,) * 8 + (0.1, 0.2), "middle": (0.8,) * 10, "small": (0.7,) * 10}
     evaluate = stub({"small": 0.5, "middle": 0.6, "full": 0.9}, classes=classes)

@@ -133,6 +133,11 @@ def test_the_papers_form_runs_over_the_same_wire(scenario):
     assert seen["accuracy"] > 0.6
 
 
+def test_the_papers_form_has_more_prototypes_than_it_begins_to_cluster_at(scenario):
+    with pytest.raises(UserError, match="never clustered"):
+        simulate(scenario("strategy=gossip-paper", "gossip={ilvq: {max_prototypes: 100}}"))
+
+
 def test_the_fleets_prototypes_are_a_network_that_can_be_stored(scenario):
     digests = {simulate(scenario("seed=1")).weights_digest, simulate(scenario("seed=2")).weights_digest}
     assert len(digests) == 2
