@@ -58,7 +58,7 @@ METHODS_OF = {
         *("distreal-fixed-100", OURS, PLANNED),
     ),
     "unconstrained": ("full",),
-    "redraw": ("full", "small-65", "heterofl", "feddrop", "uniform-floor", "distreal-live", OURS),
+    "redraw": ("full", "small-65", "heterofl", "fjord", "uniform-floor", OURS),
 }
 """What runs in a cell of a kind unless `--methods` says otherwise."""
 

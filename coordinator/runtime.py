@@ -222,6 +222,7 @@ def _run(
     node.start()
     bus.start()
     loop.run()
+    ending.close()
     return report()
 
 
