@@ -77,6 +77,18 @@ def assignment_of(method: Preset, seed: int, boot_epoch: int) -> Assignment | No
     return Assignment(topology, epoch=boot_epoch << 24, joins_at_once=method.gossip is not None)
 
 
+def refuse_draws(method: Preset, strategy: str, devices_per_round: int | None) -> None:
+    """Refuse to draw devices for a round where all of them exchange all the time.
+
+    Raises:
+        UserError: they are to be drawn.
+    """
+    if devices_per_round is not None and (method.peers is not None or method.gossip is not None):
+        raise UserError(
+            f"strategy {strategy} has no rounds that some devices are drawn for: leave devices_per_round out"
+        )
+
+
 def windowed(config: RunConfig, method: Preset) -> RunConfig:
     """A run's config as its windows need it; the same for a method without exchanges.
 
@@ -89,11 +101,7 @@ def windowed(config: RunConfig, method: Preset) -> RunConfig:
     peers = method.peers
     if peers is None and method.gossip is None:
         return config
-    if config.devices_per_round is not None:
-        raise UserError(
-            f"strategy {config.strategy_name} has no rounds that some devices are drawn for: "
-            "leave devices_per_round out"
-        )
+    refuse_draws(method, config.strategy_name, config.devices_per_round)
     num_batches = 1 if peers is None else peers.window * peers.unit_batches
     return replace(config, max_staleness=0, batches_per_order=num_batches)
 

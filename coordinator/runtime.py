@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # another class before Python 3.11
@@ -32,7 +33,7 @@ from coordinator.intake import Intake
 from coordinator.model_store import ModelStore
 from coordinator.node import CoordinatorNode
 from coordinator.orders import RunConfig
-from coordinator.peering import assignment_of, stream_window_s, window_s, windowed
+from coordinator.peering import assignment_of, refuse_draws, stream_window_s, window_s, windowed
 from coordinator.rollout import keep, restore, roll_out
 from coordinator.run_state import DurableRun, make_report, peers_of, streams_of
 from coordinator.settings import Learning, LearningConfig, deadline_on_one_machine, prepare_learning
@@ -41,7 +42,7 @@ from coordinator.stream_view import newest_window
 from device_agent.loop import Action, Loop
 from device_agent.wire.chunks import Downloads
 from device_agent.wire.mqtt import MqttBus
-from device_agent.wire.mqtt_options import TlsFiles
+from device_agent.wire.mqtt_options import TlsFiles, parse_url, tls_context
 from firmware_profiles.errors import WorldError
 from models.bundle import encode as encode_bundle
 from models.engines.choose import make_engine, resolve_engine
@@ -97,14 +98,18 @@ def run_coordinator(config: CoordinatorConfig) -> dict[str, Any]:
         UserError: an option, a file or the state folder cannot be used.
         WorldError: disk, database or broker fail.
     """
-    with locked(config.state, "edgetide coordinator run"):
+    with locked(config.state, "edgetide coordinator run"), ExitStack() as ending:
+        # What options can be wrong about comes first: a run that cannot begin changes nothing that is kept.
         learning = prepare_learning(config.learning)
+        method = learning.method
+        refuse_draws(method, config.learning.strategy, config.devices_per_round)
+        assignment_of(method, config.learning.seed, boot_epoch=0)
+        tls_context(parse_url(config.broker), config.tls)
+        listener = listen(config.host, config.port)
+        ending.callback(listener.close)
         database = _open(config)
-        try:
-            with ExitStack() as ending:
-                return _run(config, learning, database, ending)
-        finally:
-            database.close()
+        ending.callback(database.close)
+        return _run(config, learning, database, listener, ending)
 
 
 def _open(config: CoordinatorConfig) -> Database:
@@ -117,19 +122,12 @@ def _open(config: CoordinatorConfig) -> Database:
 
 
 def _run(
-    config: CoordinatorConfig, learning: Learning, database: Database, ending: ExitStack
+    config: CoordinatorConfig,
+    learning: Learning,
+    database: Database,
+    listener: socket.socket,
+    ending: ExitStack,
 ) -> dict[str, Any]:
-    # What options can be wrong about comes first: a run that cannot begin is not recorded.
-    loop = Loop()
-    bus = MqttBus(
-        config.broker,
-        client_id=f"{config.fleet}/coordinator",
-        tls=config.tls,
-        on_connect=lambda: loop.post(node.connected),
-    )
-    ending.callback(bus.close)
-    listener = listen(config.host, config.port)
-    ending.callback(listener.close)
     store = ModelStore(config.state / MODELS)
     wanted = Run(
         id=f"run-{secrets.token_hex(4)}",
@@ -166,13 +164,15 @@ def _run(
         "seed": config.learning.seed,
         "resumed": resumed,
     }
+    loop = Loop()
     evaluate, close_evaluator = _evaluation(
         learning,
         state,
         post=loop.post,
         node=lambda: node,
     )
-    ending.callback(close_evaluator)
+    running = ending.enter_context(ExitStack())
+    running.callback(close_evaluator)
 
     def report() -> dict[str, Any]:
         return make_report(database, run.id, about, learning.window, learning.num_windows)
@@ -184,6 +184,13 @@ def _run(
             # Give the last announcement the time to leave.
             loop.set_timer("exit", 1.0, loop.stop)
 
+    bus = MqttBus(
+        config.broker,
+        client_id=f"{config.fleet}/coordinator",
+        tls=config.tls,
+        on_connect=lambda: loop.post(node.connected),
+    )
+    running.callback(bus.close)
     node = CoordinatorNode(
         fleet=config.fleet,
         core=core,
@@ -205,7 +212,7 @@ def _run(
         lambda: _curve(database, run.id),
     )
     server = Server(app, listener)
-    ending.callback(server.stop)
+    running.callback(server.stop)
     log.info("web page at %s", server.url)
 
     def take(request: Request) -> str:
@@ -214,7 +221,7 @@ def _run(
         return told
 
     control = ControlServer(config.state, lambda request: _on_loop(loop, lambda: take(request)))
-    ending.callback(control.close)
+    running.callback(control.close)
     node.subscribe(lambda topic, payload: loop.post(lambda: node.received(topic, payload)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
@@ -222,7 +229,7 @@ def _run(
     node.start()
     bus.start()
     loop.run()
-    ending.close()
+    running.close()
     return report()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from coordinator.method import check_compression, loss_of, resolve_method
 from coordinator.strategies.halves import coordinator_half
 from coordinator.strategies.presets import EVEN, PRESETS, Preset
 from coordinator.strategies.strategy import CoordinatorStrategy
+from device_agent.gossip.sets import check_size
 from firmware_profiles.errors import UserError
 from firmware_profiles.strict import load_strict
 from models.bundle import Bundle, TrainingSettings
@@ -209,6 +211,11 @@ def _of_stream(config: LearningConfig, method: Preset, gossip: GossipSettings) -
     except msgspec.ValidationError as error:
         raise UserError(f"gossip: {error}") from None
     check_compression(method, config.compression)
+    if gossip.shares == "sets":
+        try:
+            check_size(gossip.sets, gossip.ilvq.max_prototypes, math.prod(samples.shape))
+        except ValueError as error:
+            raise UserError(f"{config.data}: {error}") from None
     graph = prototype_graph(samples.shape, samples.num_classes, NUM_PLACES)
     plan = plan_widths(graph)
     bundle = Bundle(

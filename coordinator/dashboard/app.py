@@ -64,7 +64,7 @@ def create_app(
     period_s: float = 1.0,
     proxy_names: Sequence[str] = (),
 ) -> FastAPI:
-    """Make the application; `coordinator.dashboard.server.serve` runs it.
+    """Make the application; `coordinator.dashboard.server.Server` runs it.
 
     Args:
         view: the fleet now, as `coordinator.fleet.to_json` makes it. Called from the server's

@@ -97,6 +97,15 @@ def on_validation(fleet: Scenario, seed: int) -> Scenario:
     )
 
 
+def _check_rounds(settings: Scenario, what: str) -> None:
+    preset = PRESETS.get(settings.method)
+    if settings.asynchrony is not None or (preset and (preset.peers or preset.gossip or preset.asynchrony)):
+        raise UserError(
+            f"{what}: strategy {settings.strategy} goes without a server's rounds, and plans are for rounds. "
+            "Run it as it is, or leave strategy, peers, gossip, topology and asynchrony out"
+        )
+
+
 def look(fleet: Scenario, candidates: Sequence[Candidate], settings: PlanSettings) -> PlannedFleet:
     """Reckon what the fleet can do with each candidate that can train at all.
 
@@ -108,15 +117,13 @@ def look(fleet: Scenario, candidates: Sequence[Candidate], settings: PlanSetting
     Raises:
         UserError: something the scenario names cannot be used, or no candidate can train.
     """
-    preset = PRESETS.get(fleet.method)
-    if fleet.asynchrony is not None or (preset and (preset.peers or preset.gossip or preset.asynchrony)):
-        raise UserError(
-            f"scenario {fleet.name!r}: strategy {fleet.strategy} goes without a server's rounds, and plans "
-            "are for rounds. Run it as it is, or leave strategy, peers, gossip, topology, asynchrony out"
-        )
+    _check_rounds(fleet, f"scenario {fleet.name!r}")
     scenario = on_validation(fleet, fleet.seed if settings.seed is None else settings.seed)
     world = look_at(scenario)
-    loads = [workload(world, one.settings(scenario)) for one in candidates]
+    changed = [one.settings(scenario) for one in candidates]
+    for one, settings_of_one in zip(candidates, changed, strict=True):
+        _check_rounds(settings_of_one, f"candidate {one.name!r}")
+    loads = [workload(world, one) for one in changed]
     able = [index for index, one in enumerate(loads) if one.macs_per_round > 0]
     if not able:
         raise UserError(

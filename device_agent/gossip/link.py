@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from device_agent.agent import AgentCore
 from device_agent.effects import Effect, OpenStream, Overhear
+from device_agent.gossip.session import GossipSession
 from device_agent.gossip.telling import ALL, Tell
 from device_agent.loop import Timers
 from device_agent.streams.stream import Sample, Stream
@@ -82,6 +83,7 @@ class GossipLink:
         self._cores: float | None = None
         self._heard: set[str] = set()
         self._stream: Stream | None = None
+        self._session: GossipSession | None = None
         self._num_missed = 0
 
     # ------------------------------------------------------------ neighbours
@@ -142,7 +144,7 @@ class GossipLink:
             self._stream = None
             self._perform(self._core.on_session_failed(str(error)))
             return
-        self._num_missed = 0
+        self._session, self._num_missed = self._core.gossip, 0
         self._account.reset()
         self._look()
 
@@ -157,8 +159,8 @@ class GossipLink:
 
     def _count_missed(self, stream: Stream) -> None:
         num_missed = stream.num_missed  # which another thread may raise
-        if (session := self._core.gossip) is not None:
-            session.on_missed(num_missed - self._num_missed)
+        if self._session is not None:
+            self._session.on_missed(num_missed - self._num_missed)
             self._num_missed = num_missed
 
     def _came(self, stream: Stream, samples: Sequence[Sample]) -> None:

@@ -35,6 +35,23 @@ SAME = 1e-3
 """Prototypes of one class nearer than this, in ranges of the features, are the same one."""
 
 
+def check_size(settings: SetSettings, max_prototypes: int, num_features: int) -> None:
+    """Refuse sets that may grow larger than a message.
+
+    Raises:
+        ValueError: they may.
+    """
+    # Sets are clustered before they are told.
+    told = max_prototypes if settings.clustering == "none" else min(max_prototypes, settings.most)
+    most_bytes = told * (2 * num_features + 5) + 8 * num_features + 3
+    if told > MAX_PROTOTYPES or most_bytes > MAX_BYTES:
+        limit = "ilvq.max_prototypes" if settings.clustering == "none" else "sets.most"
+        raise ValueError(
+            f"{told} prototypes of {num_features} features take {most_bytes} bytes, a message holds "
+            f"{MAX_PROTOTYPES} in {MAX_BYTES} bytes: lower {limit}, or take data of fewer features"
+        )
+
+
 class SetSharing:
     """Decides what is told, and feeds what was told to the learner.
 
@@ -59,12 +76,7 @@ class SetSharing:
         max_prototypes: int,
         seed: int,
     ) -> None:
-        most_bytes = max_prototypes * (2 * num_features + 5) + 8 * num_features + 3
-        if max_prototypes > MAX_PROTOTYPES or most_bytes > MAX_BYTES:
-            raise ValueError(
-                f"{max_prototypes} prototypes of {num_features} features take {most_bytes} bytes, a message "
-                f"holds {MAX_PROTOTYPES} in {MAX_BYTES} bytes: lower max_prototypes"
-            )
+        check_size(settings, max_prototypes, num_features)
         self._max_prototypes = max_prototypes
         self._learner, self._settings, self._numbering = learner, settings, numbering
         self._num_features, self._num_classes, self._seed = num_features, num_classes, seed

@@ -14,12 +14,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from device_agent.wire.codec import MAX_MESSAGE_BYTES
 from device_agent.wire.messages import Count
 from firmware_profiles.errors import PeerError
 
 SCHEMA_VERSION = 1
-MAX_BYTES = 250_000
-"""Of the prototypes in one whisper, which has to pass a broker; larger sets are neither told nor read."""
+MAX_BYTES = MAX_MESSAGE_BYTES - 256
+"""Of the prototypes in one whisper; larger sets are neither told nor read."""
 
 Version = Annotated[int, Meta(ge=0, lt=2**48)]
 RunMark = Annotated[int, Meta(ge=0, lt=2**32)]

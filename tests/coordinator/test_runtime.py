@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from coordinator.database import Version
-from coordinator.runtime import _last_replacement, _on_loop
+from coordinator.runtime import DATABASE, _last_replacement, _on_loop
 from device_agent.loop import Loop
 from firmware_profiles.errors import UserError
 
@@ -73,3 +73,4 @@ def test_a_coordinator_that_cannot_begin_says_one_line_and_leaves_no_run(tmp_pat
     assert done.returncode == 1
     (told,) = done.stderr.strip().splitlines()  # and not that a run begins
     assert mistake in told or broker in told
+    assert not (tmp_path / DATABASE).exists()

@@ -137,6 +137,17 @@ def test_a_fleet_without_rounds_is_refused(make_fleet, stub, override):
         plan_for(make_fleet(override), stub({}))
 
 
+def test_a_candidate_without_rounds_is_refused(make_fleet, stub):
+    with pytest.raises(UserError, match=r"candidate 'apart'.*without a server's rounds"):
+        make_plan(
+            make_fleet(),
+            DIGEST,
+            [Candidate(name="apart", changes={"strategy": "dsgd"})],
+            PlanSettings(),
+            stub({}),
+        )
+
+
 def test_classes_that_one_group_holds_are_named_where_they_suffer(make_fleet, stub):
     classes = {"full": (0.9,) * 8 + (0.1, 0.2), "middle": (0.8,) * 10, "small": (0.7,) * 10}
     evaluate = stub({"small": 0.5, "middle": 0.6, "full": 0.9}, classes=classes)

@@ -133,6 +133,23 @@ def test_the_papers_form_runs_over_the_same_wire(scenario):
     assert seen["accuracy"] > 0.6
 
 
+def test_sets_that_may_grow_larger_than_a_message_are_refused_before_anything_runs(scenario):
+    with pytest.raises(UserError, match=r"lower ilvq\.max_prototypes"):
+        simulate(
+            scenario(
+                "strategy=gossip-paper", "gossip={sets: {clustering: none}, ilvq: {max_prototypes: 50000}}"
+            )
+        )
+
+
+def test_the_papers_form_takes_images(scenario):
+    seen = simulate(
+        scenario("strategy=gossip-paper", "devices.*.data_fraction=0.01", data="fashion-mnist-small")
+    ).streams
+    assert seen is not None
+    assert seen["samples"] > 0
+
+
 def test_the_papers_form_has_more_prototypes_than_it_begins_to_cluster_at(scenario):
     with pytest.raises(UserError, match="never clustered"):
         simulate(scenario("strategy=gossip-paper", "gossip={ilvq: {max_prototypes: 100}}"))

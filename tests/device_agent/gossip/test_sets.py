@@ -285,5 +285,5 @@ def test_any_set_that_is_let_through_can_be_learned_clustered_and_told(sets, clu
 
 
 def test_sets_that_may_outgrow_a_message_are_refused_before_the_run():
-    with pytest.raises(ValueError, match="lower max_prototypes"):
+    with pytest.raises(ValueError, match=r"lower ilvq\.max_prototypes"):
         Device(max_prototypes=2000, num_features=300)

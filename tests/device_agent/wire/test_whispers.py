@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from device_agent.wire.codec import MAX_MESSAGE_BYTES
 from device_agent.wire.whispers import (
     MAX_BYTES,
     SCHEMA_VERSION,
@@ -125,6 +126,11 @@ def test_hostile_bytes_are_read_or_refused_as_the_peers_fault(data):
 def test_numbers_out_of_range_are_refused(bad):
     with pytest.raises(PeerError, match="no message of prototypes"):
         decode_whisper(encode_whisper(bad), TOPIC)
+
+
+def test_the_largest_whisper_is_a_message_that_may_be_sent():
+    largest = Whisper(SCHEMA_VERSION, 2**32 - 1, 2**53, 2**53, 2**53, Whole(2**48 - 1, bytes(MAX_BYTES)))
+    assert len(encode_whisper(largest)) <= MAX_MESSAGE_BYTES
 
 
 def test_another_version_of_the_protocol_is_named():
