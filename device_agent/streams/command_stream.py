@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 """Before a command that failed is started again; doubled each time. One that ran for longer begins anew."""
 
+MOST_LINES_S = 20_000
+"""A command that prints faster is held back by its pipe: reading has its price."""
+
+LINES_BETWEEN_LOOKS = 2048
+"""At the clock."""
+
 GRACE_S = 2.0
 """Between SIGTERM and SIGKILL."""
 
@@ -91,7 +97,8 @@ class CommandStream:
         self._deliver: Deliver = _nothing
         self._ended: Callable[[], None] = _nothing
         self._running = self._finished = False
-        self._num_restarts = 0
+        self._num_restarts = self._num_lines = 0
+        self._looked_at_s = 0.0
         self._stop: StopSignal | None = None
         self._thread: threading.Thread | None = None
 
@@ -201,6 +208,12 @@ class CommandStream:
     def _on_output(self, line: bytes) -> None:
         if line.strip():
             self._events.put(line, life=self._num_restarts)
+        self._num_lines += 1
+        if self._num_lines % LINES_BETWEEN_LOOKS == 0 and self._stop is not None:
+            ahead_s = self._looked_at_s + LINES_BETWEEN_LOOKS / MOST_LINES_S - time.monotonic()
+            if ahead_s > 0:
+                self._stop.wait(ahead_s)
+            self._looked_at_s = time.monotonic()
 
     def _on_error(self, line: bytes) -> None:
         text = line[:_LOGGED].decode("utf-8", "replace").strip()

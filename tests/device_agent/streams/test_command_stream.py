@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from device_agent.streams.command_stream import CommandStream
+from device_agent.streams.command_stream import LINES_BETWEEN_LOOKS, MOST_LINES_S, CommandStream
 from device_agent.streams.process import StopSignal
 from firmware_profiles.errors import UserError
 from models.data.live import LiveSource
@@ -145,6 +145,15 @@ def test_what_is_not_taken_in_time_is_dropped_and_counted(node):
     assert values == list(range(20_000 - len(values), 20_000))
     assert len(values) + one.stream.num_missed == 20_000
     assert one.stream.num_missed > 0
+
+
+def test_a_command_that_prints_without_end_is_held_back(node, monkeypatch):
+    waits_s = []
+    monkeypatch.setattr(StopSignal, "wait", lambda _stop, wait_s: waits_s.append(wait_s))
+    one = node(python("for i in range(20_000): print(i)")).start().to_its_end()
+    assert waits_s
+    assert all(0 < wait_s <= LINES_BETWEEN_LOOKS / MOST_LINES_S for wait_s in waits_s)
+    assert len(one.samples) + one.stream.num_missed == 20_000
 
 
 def test_what_comes_while_held_is_left_out_and_counted(node):
