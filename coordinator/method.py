@@ -69,8 +69,7 @@ def resolve_method(
         )
         raise UserError(
             f"strategy {strategy} has no exchange between devices: leave peers and topology out "
-            f"(--barrier-seconds, --topology), "
-            f"or choose one of {decentralised}"
+            f"(--barrier-seconds, --topology), or choose one of {decentralised}"
         )
     if preset.gossip is None and gossip:
         of_streams = ", ".join(name for name, one in PRESETS.items() if one.gossip is not None)

@@ -121,8 +121,8 @@ def look(fleet: Scenario, candidates: Sequence[Candidate], settings: PlanSetting
     scenario = on_validation(fleet, fleet.seed if settings.seed is None else settings.seed)
     world = look_at(scenario)
     changed = [one.settings(scenario) for one in candidates]
-    for one, settings_of_one in zip(candidates, changed, strict=True):
-        _check_rounds(settings_of_one, f"candidate {one.name!r}")
+    for candidate, its_scenario in zip(candidates, changed, strict=True):
+        _check_rounds(its_scenario, f"candidate {candidate.name!r}")
     loads = [workload(world, one) for one in changed]
     able = [index for index, one in enumerate(loads) if one.macs_per_round > 0]
     if not able:
