@@ -96,7 +96,9 @@ def measured_ages_s(case: AgeCase, seed: int) -> list[float]:
         learner="ilvq",
         shares="sets",
         ilvq=IlvqSettings(max_prototypes=3, denoise_every=0, scale_memory=None),
-        sets=SetSettings(probability=case.send_fraction, partners=case.num_partners, gate="open", learned=0),
+        sets=SetSettings(
+            probability=case.send_fraction, partners=case.num_partners, gate="open", deltas=False, learned=0
+        ),
     )
     streams = []
     for node in range(case.num_nodes):

@@ -15,7 +15,7 @@ from benchmarks.gossip_work import AT_ONCE, Clock, Server, Work
 from device_agent.gossip.gossiper import Gossiper
 from device_agent.gossip.telling import ALL, Tell
 from device_agent.wire.topics import device_topic
-from device_agent.wire.whispers import Whisper, Whole, decode_whisper, encode_whisper
+from device_agent.wire.whispers import Changed, Whisper, Whole, decode_whisper, encode_whisper
 from models.gossip_settings import GossipSettings
 from models.subnet import Array, Indices
 
@@ -146,7 +146,8 @@ class _Node:
     def whisper_comes(self, sender: str, payload: bytes) -> None:
         whisper = decode_whisper(payload, sender)
         hear = partial(self._hear, self._clock.now_s, sender, whisper)
-        name = sender if isinstance(whisper.said, Whole) else None  # a mailbox of one set a neighbour
+        is_set = isinstance(whisper.said, (Whole, Changed))
+        name = sender if is_set else None  # a mailbox of one set a neighbour
         self._after(self._receiving, self._work.receive_s, hear, name)
 
     def _after(

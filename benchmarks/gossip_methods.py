@@ -36,11 +36,11 @@ _CLUSTERED = IlvqSettings(max_prototypes=400, scale_memory=None, denoise_every=0
 
 
 _SETS = {
-    "paper: base": (_PAPER, SetSettings(skips_known=False, learned=_LEARNED)),
-    "paper: gate": (_PAPER, SetSettings(gate="paper", skips_known=False, learned=_LEARNED)),
+    "paper: base": (_PAPER, SetSettings(deltas=False, skips_known=False, learned=_LEARNED)),
+    "paper: gate": (_PAPER, SetSettings(gate="paper", deltas=False, skips_known=False, learned=_LEARNED)),
     "paper: gate, clusters": (
         _CLUSTERED,
-        SetSettings(gate="paper", clustering="dbscan", skips_known=False, learned=_LEARNED),
+        SetSettings(gate="paper", clustering="dbscan", deltas=False, skips_known=False, learned=_LEARNED),
     ),
 }
 _FORMS = {
@@ -53,8 +53,24 @@ _SELDOM = msgspec.structs.replace(
     sets=msgspec.structs.replace(_FORMS["paper: gate, clusters"].sets, probability=0.3),
 )
 
+_CALIBRATED = GossipSettings(
+    learner="ilvq",
+    shares="sets",
+    ilvq=IlvqSettings(max_prototypes=400),
+    sets=SetSettings(gate="calibrated", clustering="kmeans"),
+)
+
+
+def _with_deltas(settings: GossipSettings, *, deltas: bool = True) -> GossipSettings:
+    sets = msgspec.structs.replace(settings.sets, deltas=deltas)
+    return msgspec.structs.replace(settings, sets=sets)
+
+
 OURS, ALONE, BASE, BEST = "gossip", "alone", "paper: base", "paper: gate, clusters"
 SELDOM = BEST + ", T 0.3"
+DELTAS = ", deltas"
+"""Behind the name of a form that tells what changed since the set that a neighbour acknowledged."""
+
 IN_TURN = ", in turn"
 """Behind the name of a form whose nodes do one thing at a time."""
 
@@ -66,14 +82,10 @@ METHODS: dict[str, Method] = {
     **{name: Method(settings, PARALLEL) for name, settings in _FORMS.items()},
     **{name + IN_TURN: Method(settings, SEQUENTIAL) for name, settings in _FORMS.items()},
     SELDOM: Method(_SELDOM, PARALLEL),
-    "ilvq, calibrated gate": Method(
-        GossipSettings(
-            learner="ilvq",
-            shares="sets",
-            ilvq=IlvqSettings(max_prototypes=400),
-            sets=SetSettings(gate="calibrated", clustering="kmeans"),
-        )
-    ),
+    **{name + DELTAS: Method(_with_deltas(settings), PARALLEL) for name, settings in _FORMS.items()},
+    SELDOM + DELTAS: Method(_with_deltas(_SELDOM), PARALLEL),
+    "ilvq, calibrated gate": Method(_with_deltas(_CALIBRATED, deltas=False)),
+    "ilvq, calibrated gate" + DELTAS: Method(_CALIBRATED),
 }
 PAPER_FORMS = tuple(_FORMS)
 NO_CHANGE = "the label before"

@@ -1,7 +1,8 @@
 """Measuring the front a second time, so that luck is not taken for progress.
 
 The search picks the luckiest measurements. What the table says comes from other warm starts, mini-batches
-and draws; it is kept in the study, so that an interrupted run goes on here too.
+and draws; it is kept in the study, so that an interrupted run goes on here too. Most candidates are there by
+luck: they race (see `dse.hopeless`), and those clearly behind after one warm start see no further one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import NamedTuple
 import optuna
 
 from dse.front import Measurement, pareto_layers
+from dse.hopeless import Record, is_hopeless, part_noise
 from dse.objectives import gain
+from dse.search import records_of, resources_of
 from dse.site import Site
-from dse.study import measurements
+from dse.study import finished, measurements
 from models.subnet import DropoutVector, full_vector
 
 NUM_LAYERS = 2
@@ -39,12 +42,52 @@ def candidates(site: Site, study: optuna.Study) -> list[DropoutVector]:
     return [*(one.vector for one in layers if one.gain > 0 and one.vector != full), full]
 
 
-def open_units(study: optuna.Study, site: Site, vectors: Sequence[DropoutVector]) -> list[Unit]:
-    """What is still to be measured, repeat by repeat."""
+def contenders(
+    site: Site, study: optuna.Study, vectors: Sequence[DropoutVector], repeat: int
+) -> list[DropoutVector]:
+    """The candidates that the fresh warm starts before `repeat` left in the race, the full one always.
+
+    Args:
+        site: what is measured on.
+        study: of the run, with the units of all contenders at the warm starts before.
+        vectors: the candidates, the full one last.
+        repeat: of the next warm start: `fresh_repeats`.
+    """
+    settings, kept = site.run.settings, study.user_attrs
+    first, num_stages = settings.num_repeats, len(settings.stages)
+    noise = None
+    if site.run.stops_hopeless:
+        noise = part_noise(records_of(finished(study), tuple(map(str, settings.stages))), num_stages)
+    left = list(vectors)
+    for last in range(first, repeat):
+        records = [
+            Record(
+                resources_of(site.pricing(vector), settings.objectives),
+                tuple(
+                    gain for one in range(first, last + 1) for gain in kept[_key(Unit(one, vector))]["gains"]
+                ),
+            )
+            for vector in left
+        ]
+        left = [
+            vector
+            for vector, record in zip(left, records, strict=True)
+            if vector == vectors[-1] or not is_hopeless(*record, records, num_stages, noise)
+        ]
+    return left
+
+
+def fresh_repeats(site: Site) -> range:
+    """The warm starts that no trial of the search has seen."""
     first = site.run.settings.num_repeats
+    return range(first, first + NUM_FRESH)
+
+
+def open_units(site: Site, study: optuna.Study, units: Sequence[Unit]) -> list[Unit]:
+    """Which of them are still to be measured, the dearest vectors first."""
     kept = study.user_attrs
-    units = [Unit(repeat, vector) for repeat in range(first, first + NUM_FRESH) for vector in vectors]
-    return [unit for unit in units if _key(unit) not in kept]
+    left = [unit for unit in units if _key(unit) not in kept]
+    return sorted(left, key=lambda unit: -site.pricing(unit.vector).macs)
 
 
 def measure_units(
@@ -71,10 +114,10 @@ def measure_units(
 
 def measured_anew(site: Site, study: optuna.Study, vectors: Sequence[DropoutVector]) -> list[Measurement]:
     """The means over the fresh warm starts, for vectors of which no unit is open."""
-    first, kept = site.run.settings.num_repeats, study.user_attrs
+    kept = study.user_attrs
     found = []
     for vector in vectors:
-        gains = [kept[_key(Unit(first + repeat, vector))]["gains"] for repeat in range(NUM_FRESH)]
+        gains = [kept[_key(Unit(repeat, vector))]["gains"] for repeat in fresh_repeats(site)]
         costs = site.pricing(vector)
         means = tuple(sum(stage) / NUM_FRESH for stage in zip(*gains, strict=True))
         found.append(Measurement(vector, costs.macs, costs.memory_bytes, costs.cost, means))

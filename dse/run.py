@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from dse.anew import NUM_FRESH, candidates, measure_units, measured_anew, open_units
+from dse.anew import Unit, candidates, contenders, fresh_repeats, measure_units, measured_anew, open_units
 from dse.costs import describe
 from dse.front import Measurement, table_entries
 from dse.search import search
@@ -88,10 +88,9 @@ def run(
         _warm_up("warm starts", site, workers, range(plan_of_run.settings.num_repeats), clock.on_phase)
         _search(site, study, workers, clock.on_phase)
         vectors = candidates(site, study)
-        first = plan_of_run.settings.num_repeats
-        _warm_up("fresh warm starts", site, workers, range(first, first + NUM_FRESH), clock.on_phase)
-        _measure_anew(site, study, workers, vectors, clock.on_phase)
-        *fresh, full = measured_anew(site, study, vectors)
+        _warm_up("fresh warm starts", site, workers, fresh_repeats(site), clock.on_phase)
+        left = _measure_anew(site, study, workers, vectors, clock.on_phase)
+        *fresh, full = measured_anew(site, study, left)
         trials = finished(study)
     table = _to_table(site, fresh, full)
     saved = [int(trial.user_attrs.get("parts_saved", 0)) for trial in trials]
@@ -141,21 +140,44 @@ def _measure_anew(
     workers: Sequence[Worker],
     vectors: Sequence[tuple[int, ...]],
     on_phase: OnPhase,
+) -> list[tuple[int, ...]]:
+    """Measure from one fresh warm start after the other; returns what was in the race to the end."""
+    phase, repeats = "measure the front anew", fresh_repeats(site)
+    total = len(vectors) * len(repeats)
+    left = list(vectors)
+    for repeat in repeats:
+        left = contenders(site, study, vectors, repeat)
+        num_settled = total - len(left) * (repeats.stop - repeat - 1)
+        _share_out(
+            site,
+            study,
+            workers,
+            [Unit(repeat, vector) for vector in left],
+            lambda num_open, num_settled=num_settled: on_phase(phase, num_settled - num_open, total),
+        )
+    on_phase(phase, total, total)
+    return left
+
+
+def _share_out(
+    site: Site,
+    study: optuna.Study,
+    workers: Sequence[Worker],
+    units: Sequence[Unit],
+    on_open: Callable[[int], None],
 ) -> None:
-    phase, total = "measure the front anew", len(vectors) * NUM_FRESH
-    units = open_units(study, site, vectors)
-    if workers and units:
-        size = -(-len(units) // len(workers))
-        shares = [tuple(units[start : start + size]) for start in range(0, len(units), size)]
+    """Measure what is not measured yet, each worker its share; told how many units are open."""
+    left = open_units(site, study, units)
+    if workers and left:
+        shares = [tuple(left[index :: len(workers)]) for index in range(len(workers))]
         give(
             workers,
-            [Task(kind="anew", units=share) for share in shares],
-            lambda: on_phase(phase, total - len(open_units(study, site, vectors)), total),
+            [Task(kind="anew", units=share) for share in shares if share],
+            lambda: on_open(len(open_units(site, study, units))),
         )
-        units = open_units(study, site, vectors)  # what a lost worker left
-    num_before = total - len(units)
-    measure_units(site, study, units, lambda num_done: on_phase(phase, num_before + num_done, total))
-    on_phase(phase, total, total)
+        left = open_units(site, study, units)  # what a lost worker left
+    num_left = len(left)
+    measure_units(site, study, left, lambda num_done: on_open(num_left - num_done))
 
 
 def _to_table(site: Site, fresh: Sequence[Measurement], full: Measurement) -> ParetoTable:

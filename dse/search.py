@@ -209,8 +209,8 @@ def _answer(
         trial.set_user_attr("again", known.number)
         trial.set_user_attr("gains", known.user_attrs["gains"])
         return known.state, known.values
-    resources = _resources(costs, question.objectives)
-    records = [_record(one, question) for one in done if one.state == TrialState.COMPLETE]
+    resources = resources_of(costs, question.objectives)
+    records = records_of(done, question.stages)
     noise = part_noise(records, len(question.stages)) if options.stops_hopeless else None
     gains: list[float] = []
     is_measured = False
@@ -239,13 +239,18 @@ def _least_gain(done: Sequence[FrozenTrial], question: Question) -> float:
     return 0.0 if trial is None else max(0.0, MIN_GAIN_SHARE * trial.values[-1])
 
 
-def _record(trial: FrozenTrial, question: Question) -> Record:
-    by_stage = [trial.user_attrs["gains"][name] for name in question.stages]
-    return Record(
-        tuple(trial.values[:-1]), tuple(gain for repeat in zip(*by_stage, strict=True) for gain in repeat)
-    )
+def records_of(trials: Sequence[FrozenTrial], stages: Sequence[str]) -> list[Record]:
+    """What the trials that were measured to the end take, and the gain of each of their parts."""
+    records = []
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            by_stage = [trial.user_attrs["gains"][name] for name in stages]
+            gains = tuple(gain for repeat in zip(*by_stage, strict=True) for gain in repeat)
+            records.append(Record(tuple(trial.values[:-1]), gains))
+    return records
 
 
-def _resources(costs: VectorCost, objectives: Sequence[Objective]) -> tuple[float, ...]:
+def resources_of(costs: VectorCost, objectives: Sequence[Objective]) -> tuple[float, ...]:
+    """The objectives to minimise, in the order of a trial's values."""
     values = {"cost": costs.cost, "memory": float(costs.memory_bytes)}
     return tuple(values[name] for name in objectives if name != "progress")

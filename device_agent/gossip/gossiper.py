@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 from device_agent.gossip.news import NewsSharing
+from device_agent.gossip.reading import UnknownBaseError
 from device_agent.gossip.sets import SetSharing
 from device_agent.gossip.telling import NEVER, Heard, Numbering, Tell
-from device_agent.wire.whispers import News, Whisper, Whole, mark_of
+from device_agent.wire.whispers import Changed, Held, News, Whisper, Whole, mark_of
 from firmware_profiles.errors import PeerError
 from models.gossip_settings import GossipSettings
 from models.prototypes.ages import AgeRecord, after_arrival
@@ -64,7 +65,7 @@ class Gossiper:
         learner: of the stream. prequential: what was predicted and true.
         neighbours: those that are told, and heard. ages: by neighbour, of what it told.
         drifts: the latest changes in the rate of errors. num_drifts: of all.
-        num_repeats: whispers that had come before. num_unread: whispers in units that were lost on the way.
+        num_repeats: whispers that had come before. num_unread: whispers that need one that was lost.
         num_unlabelled: samples whose labels never came, or after too many others.
 
     Raises:
@@ -95,7 +96,7 @@ class Gossiper:
         _check_size(settings, num_features, num_classes)
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._heard: dict[str, Heard] = {}
-        numbering = Numbering(self._mark, boot_epoch)
+        self._numbering = numbering = Numbering(self._mark, boot_epoch)
         self._sharing: NewsSharing | SetSharing | None = None
         if settings.learner == "experts":
             self.learner = learner = PrototypeLearner(num_features, num_classes, settings.experts, scales)
@@ -220,7 +221,10 @@ class Gossiper:
         except UnknownUnitsError:
             self.num_unread += 1
             return []
-        if isinstance(whisper.said, (News, Whole)):
+        except UnknownBaseError:
+            self.num_unread += 1
+            return [self._numbering.tell(sender, Held(0))]
+        if isinstance(whisper.said, (News, Whole, Changed)):
             record = self.ages.get(sender, AgeRecord())
             self.ages[sender] = after_arrival(record, now_s, whisper.age_ms / 1000)
         return tells

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from firmware_profiles.errors import PeerError
+from models.prototypes.deltas import unpack_change
 from models.prototypes.packing import unpack
 from models.prototypes.prototype_set import PrototypeSet, check
 from models.prototypes.units import Units
+
+
+class UnknownBaseError(PeerError):
+    """A set is told as a change of one that is not here: the whole must be asked for."""
 
 
 def read_told(packed: bytes, num_features: int, num_classes: int, units: Units | None = None) -> PrototypeSet:
@@ -21,7 +26,24 @@ def read_told(packed: bytes, num_features: int, num_classes: int, units: Units |
         UnknownUnitsError: it is in others.
         PeerError: it cannot be read, or has values that no learner takes.
     """
-    told = unpack(packed, num_features, num_classes, units)
+    return _checked(unpack(packed, num_features, num_classes, units), num_features, num_classes)
+
+
+def read_change(packed: bytes, base: PrototypeSet, num_classes: int) -> PrototypeSet:
+    """The prototypes that a message makes of others.
+
+    Args:
+        packed: the bytes, untrusted.
+        base: what they change.
+        num_classes: C.
+
+    Raises:
+        PeerError: it cannot be read, or has values that no learner takes.
+    """
+    return _checked(unpack_change(packed, base, num_classes), base.vectors.shape[1], num_classes)
+
+
+def _checked(told: PrototypeSet, num_features: int, num_classes: int) -> PrototypeSet:
     try:
         check(told, num_features, num_classes)
     except ValueError as error:

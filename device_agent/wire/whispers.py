@@ -48,7 +48,11 @@ class Whole(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """The receiver of a `Whole` has this version of the set of whom it tells so."""
+    """The receiver of a `Whole` or a `Changed` has this version of the set of whom it tells so.
+
+    Attributes:
+        version: 0: none that the last `Changed` was for, so the whole is asked for.
+    """
 
     version: Version
 
@@ -59,7 +63,19 @@ class Demand(msgspec.Struct, frozen=True, array_like=True, tag=4):
     wants: bool
 
 
-Said = News | Whole | Held | Demand
+class Changed(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The sender's prototypes, by what changed since a set that the receiver said it has.
+
+    Attributes:
+        base: version of that set. version: as in `Whole`. packed: `models.prototypes.deltas`.
+    """
+
+    base: Version
+    version: Version
+    packed: Annotated[bytes, Meta(max_length=MAX_BYTES)]
+
+
+Said = News | Whole | Held | Demand | Changed
 
 
 class Whisper(msgspec.Struct, frozen=True, array_like=True):

@@ -87,9 +87,9 @@ def pack(
         parts.append(to_halves(prototypes.vectors, units).tobytes())
     parts.append(_to_bits(prototypes.labels, num_classes))
     if with_weights:
-        parts.append(_to_levels(prototypes.weights).tobytes())
+        parts.append(to_levels(prototypes.weights).tobytes())
     if with_ages:
-        parts.append(_to_levels(prototypes.ages).tobytes())
+        parts.append(to_levels(prototypes.ages).tobytes())
     return b"".join(parts)
 
 
@@ -121,6 +121,17 @@ def unpack(data: bytes, num_features: int, num_classes: int, units: Units | None
     weights = reader.levels(num) if flags & _WEIGHTS else np.ones(num, np.float32)
     ages = reader.levels(num) if flags & _AGES else np.zeros(num, np.float32)
     return PrototypeSet(vectors.astype(np.float32), labels, weights, ages)
+
+
+def to_levels(values: Array) -> NDArray[np.uint8]:
+    """The nearest code of each weight or age, by ratio; what is above 0 stays so."""
+    codes = np.rint(8 * np.log2(np.maximum(values, _LEVELS[1]))) + _ONE
+    return np.where(values > 0, np.clip(codes, 1, 255), 0).astype(np.uint8)
+
+
+def from_levels(codes: NDArray[np.uint8]) -> Array:
+    """What the codes of weights or ages say."""
+    return _LEVELS[codes]
 
 
 def units_in(data: bytes, num_features: int) -> Units | None:
@@ -165,7 +176,7 @@ class _Reader:
         return part
 
     def levels(self, num: int) -> Array:
-        return _LEVELS[np.frombuffer(self.take(num), np.uint8)]
+        return from_levels(np.frombuffer(self.take(num), np.uint8))
 
     def units(self) -> Units:
         values = np.frombuffer(self.take(8 * self._num_features), "<f4").astype(np.float32)
@@ -229,9 +240,3 @@ def _label_bytes(num: int, num_classes: int) -> int:
 def _to_bits(labels: Indices, num_classes: int) -> bytes:
     bits = labels[:, None] >> np.arange(_num_bits(num_classes))[::-1] & 1
     return np.packbits(bits.astype(np.uint8).reshape(-1)).tobytes()
-
-
-def _to_levels(values: Array) -> NDArray[np.uint8]:
-    """The nearest code, by ratio; what is above 0 stays so."""
-    codes = np.rint(8 * np.log2(np.maximum(values, _LEVELS[1]))) + _ONE
-    return np.where(values > 0, np.clip(codes, 1, 255), 0).astype(np.uint8)

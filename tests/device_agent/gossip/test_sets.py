@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device_agent.gossip.sets import SetSharing
+from device_agent.gossip.reading import UnknownBaseError
+from device_agent.gossip.sets import REMEMBERED, SetSharing
 from device_agent.gossip.telling import Numbering
-from device_agent.wire.whispers import Demand, Held, Whole
+from device_agent.wire.whispers import Changed, Demand, Held, Whole
 from firmware_profiles.errors import PeerError
 from models.gossip_settings import SetSettings
+from models.prototypes.deltas import pack_change
 from models.prototypes.ilvq import Ilvq
 from models.prototypes.packing import pack, unpack
 from models.prototypes.prototype_set import PrototypeSet, of_samples
@@ -201,13 +204,22 @@ def test_the_calibrated_gate_tells_until_the_neighbour_has_the_set_and_again_whe
     assert told_to(device, ["b"]) == [["b"]]
 
 
-def test_an_answer_to_an_older_set_or_to_none_says_nothing():
+def test_an_answer_to_a_forgotten_set_or_to_none_says_nothing():
     device = Device(gate="calibrated").knows(*OWN)
     device.sharing.on_said("b", Held(1))
     _, (tell,) = device.sees(0.0, 0, ["b"])
-    device.sees(0.0, 0, ["b"])
+    for _ in range(REMEMBERED):
+        device.sees(0.0, 0, ["b"])
     held(device, tell)
     assert told_to(device, ["b"]) == [["b"]]
+
+
+def test_an_answer_that_comes_after_the_next_set_was_told_still_counts():
+    device = Device(gate="calibrated").knows(*OWN)
+    _, (tell,) = device.sees(0.0, 0, ["b"])
+    device.sees(0.0, 0, ["b"])
+    held(device, tell)
+    assert told_to(device, ["b"]) == [[]]
 
 
 def test_a_neighbour_that_began_anew_has_no_set():
@@ -218,24 +230,195 @@ def test_a_neighbour_that_began_anew_has_no_set():
     assert told_to(device, ["b"]) == [["b"]]
 
 
-@pytest.mark.parametrize(("gate", "num"), [("calibrated", 1), ("paper", 0), ("open", 0)])
-def test_whoever_gets_a_set_answers_where_the_gate_needs_it(gate, num):
-    answers = Device(gate=gate).hears("b", OWN, version=5)
+@pytest.mark.parametrize(
+    ("gate", "deltas", "num"),
+    [
+        ("calibrated", False, 1),
+        ("paper", False, 0),
+        ("open", False, 0),
+        ("paper", True, 1),
+        ("open", True, 1),
+    ],
+)
+def test_whoever_gets_a_set_answers_where_the_gate_or_changes_need_it(gate, deltas, num):
+    answers = Device(gate=gate, deltas=deltas).hears("b", OWN, version=5)
     assert [(tell.to, tell.whisper.said) for tell in answers] == [("b", Held(5))] * num
 
 
-@pytest.mark.parametrize("clustering", ["dbscan", "kmeans"])
-def test_clustering_bounds_what_is_told(clustering):
-    device, rng = Device(clustering=clustering, most=10), np.random.default_rng(0)
-    sizes, most = [], 0
-    for number in range(100):
-        device.hears("b", [(x, int(x > 0)) for x in rng.normal(0, 1, 8).tolist()], number)
-        most = max(most, len(device.learner))
-        _, (tell,) = device.sees(rng.normal(), 0, ["b"])
-        sizes.append(len(unpack(whole_of(tell).packed, 1, 2)))
-    assert most <= 10
-    assert max(sizes) <= 10
-    assert device.sees(0.0, 0)[1] == []
+# ------------------------------------------------------------ changes of a set
+
+
+def talk(one, other, said, sender="a"):
+    """Have a device hear what one of them told; what it answers is heard at once."""
+    for tell in other.sharing.on_said(sender, said):
+        one.sharing.on_said("b", tell.whisper.said)
+
+
+def tells(device, x, y):
+    """Learn a sample; what is told of the set then."""
+    _, (tell,) = device.sees(x, y, ["b"])
+    return tell.whisper.said
+
+
+def read_of(device):
+    """The rows of the set that a device heard last."""
+    found = device.sharing._received["a"]
+    return sorted(zip(found.labels.tolist(), found.vectors[:, 0].tolist(), strict=True))
+
+
+def own_of(device):
+    own = device.learner.prototypes()
+    return sorted(zip(own.labels.tolist(), own.vectors[:, 0].tolist(), strict=True))
+
+
+def near(found, expected):
+    assert [label for label, _ in found] == [label for label, _ in expected]
+    np.testing.assert_allclose([x for _, x in found], [x for _, x in expected], atol=9.0 / 4096 * 1.01)
+
+
+SOME = [(0.01 * number, number % 2) for number in range(40)]
+
+
+def pair(**changes):
+    """A device that tells, and one that hears and learns nothing of it."""
+    return Device(**changes).knows(*OWN, *SOME), Device(learned=0, **changes)
+
+
+def test_what_a_neighbour_holds_is_told_by_its_changes_in_fewer_bytes():
+    one, other = pair()
+    whole_said = tells(one, 0.05, 0)
+    talk(one, other, whole_said)
+    changed = tells(one, 0.06, 0)
+    assert isinstance(changed, Changed)
+    assert (changed.base, changed.version) == (whole_said.version, whole_said.version + 1)
+    assert len(changed.packed) < len(whole_said.packed) / 3
+    talk(one, other, changed)
+    near(read_of(other), own_of(one))
+
+
+def test_a_set_that_is_not_smaller_as_changes_is_told_whole():
+    one, other = pair()
+    talk(one, other, tells(one, 0.05, 0))
+    one.knows(*((1e9 * x, y) for x, y in OWN))
+    assert isinstance(tells(one, 0.0, 0), Whole)
+
+
+def test_without_deltas_sets_are_whole():
+    one, other = pair(deltas=False)
+    talk(one, other, tells(one, 0.05, 0))
+    assert isinstance(tells(one, 0.06, 0), Whole)
+
+
+def test_errors_do_not_add_up_over_many_changes():
+    one, other = pair()
+    for number in range(200):
+        talk(one, other, tells(one, 0.3 + 0.003 * number, number % 2))
+    near(read_of(other), own_of(one))
+
+
+def test_a_change_of_a_set_that_is_not_here_is_asked_for_as_a_whole():
+    one, other = pair()
+    talk(one, other, tells(one, 0.05, 0))
+    changed = tells(one, 0.06, 0)
+    other.sharing.restarted("a")
+    with pytest.raises(UnknownBaseError, match="version 1"):
+        other.sharing.on_said("a", changed)
+    one.sharing.on_said("b", Held(0))
+    again = tells(one, 0.07, 0)
+    assert isinstance(again, Whole)
+    talk(one, other, again)
+    near(read_of(other), own_of(one))
+
+
+def test_a_change_that_comes_after_a_newer_set_is_not_read():
+    one, other = pair()
+    talk(one, other, tells(one, 0.05, 0))
+    late, newer = tells(one, 0.5, 0), tells(one, 0.9, 0)
+    talk(one, other, newer)
+    before = read_of(other)
+    assert other.sharing.on_said("a", late) == []
+    assert read_of(other) == before
+
+
+def test_a_damaged_change_is_refused_and_the_next_is_read():
+    one, other = pair()
+    talk(one, other, tells(one, 0.05, 0))
+    changed = tells(one, 0.5, 0)
+    with pytest.raises(PeerError):
+        other.sharing.on_said("a", msgspec.structs.replace(changed, packed=changed.packed[:-1]))
+    talk(one, other, changed)
+    near(read_of(other), own_of(one))
+
+
+def test_changes_that_make_too_many_prototypes_are_refused():
+    one, other = pair()
+    talk(one, other, tells(one, 0.05, 0))
+    base = other.sharing._received["a"]
+    many = of_samples([[x] for x in np.linspace(0, 9, 60)], [0] * 60)
+    with pytest.raises(PeerError, match="60 prototypes, 1 to 50"):
+        other.sharing.on_said("a", Changed(1, 2, pack_change(base, many, 2)))
+
+
+class Link:
+    """One device tells another its sets; everything may be lost, and overtaken by what comes after it."""
+
+    def __init__(self):
+        self.one, self.other = pair()
+        self.on_the_way, self.answers, self.told = [], [], {}
+        self.num_told = 0
+
+    def tell(self, _place):
+        self.num_told += 1
+        said = tells(self.one, 0.01 * self.num_told, self.num_told % 2)
+        self.told[said.version] = own_of(self.one)
+        self.on_the_way.append(said)
+
+    def hear(self, place):
+        for said in taken(self.on_the_way, place):
+            self.answers += heard(self.other, said)
+            if self.answers[-1:] != [Held(0)]:
+                near(read_of(self.other), self.told[self.other.sharing._newest["a"]])
+
+    def answer(self, place):
+        for said in taken(self.answers, place):
+            self.one.sharing.on_said("b", said)
+
+    def lose(self, place):
+        taken(self.on_the_way, place)
+
+    def lose_answer(self, place):
+        taken(self.answers, place)
+
+
+def heard(device, said):
+    """What it answers, as its gossiper has it."""
+    try:
+        return [tell.whisper.said for tell in device.sharing.on_said("a", said)]
+    except UnknownBaseError:
+        return [Held(0)]
+
+
+def taken(waiting, place):
+    """One of them, if there is one."""
+    return [waiting.pop(place % len(waiting))] if waiting else []
+
+
+events = st.tuples(st.sampled_from(["tell", "hear", "answer", "lose", "lose_answer"]), st.integers(0, 5))
+
+
+@settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(events, max_size=60))
+def test_whatever_is_lost_or_late_a_set_is_read_as_it_was_told(events):
+    link = Link()
+    for happens, place in events:
+        getattr(link, happens)(place)
+        assert all(len(kept) <= REMEMBERED + 2 for kept in link.other.sharing._bases.values())
+    link.on_the_way, link.answers = [], []
+    for _ in range(2):  # what comes is read, or asked for as a whole and read then
+        link.tell(0)
+        link.hear(0)
+        link.answer(0)
+    near(read_of(link.other), own_of(link.one))
 
 
 # ------------------------------------------------------------ hostile neighbours
@@ -281,7 +464,7 @@ def test_any_set_that_is_let_through_can_be_learned_clustered_and_told(sets, clu
         device.sharing.on_said("b", Whole(version, pack(told, 2, units=None)))
         _, tells = device.sees(1.0, 0, ["b", "c"])
         for tell in tells:
-            assert Device().sharing.on_said("a", tell.whisper.said) == []
+            assert Device(deltas=False).sharing.on_said("a", tell.whisper.said) == []
 
 
 def test_sets_that_may_outgrow_a_message_are_refused_before_the_run():

@@ -17,6 +17,7 @@ from device_agent.wire.codec import MAX_MESSAGE_BYTES
 from device_agent.wire.whispers import (
     MAX_BYTES,
     SCHEMA_VERSION,
+    Changed,
     Demand,
     Held,
     News,
@@ -39,6 +40,7 @@ SAID = {
     "whole": Whole(7, b"\x12\x00"),
     "held": Held(7),
     "demand": Demand(wants=False),
+    "changed": Changed(7, 9, b"\x01\x00"),
 }
 
 
@@ -79,6 +81,7 @@ said = st.one_of(
     st.builds(Whole, versions, st.binary(max_size=100)),
     st.builds(Held, versions),
     st.builds(Demand, st.booleans()),
+    st.builds(Changed, versions, versions, st.binary(max_size=100)),
 )
 whispers = st.builds(
     Whisper, st.just(SCHEMA_VERSION), st.integers(0, 2**32 - 1), numbers, numbers, numbers, said
@@ -129,8 +132,10 @@ def test_numbers_out_of_range_are_refused(bad):
 
 
 def test_the_largest_whisper_is_a_message_that_may_be_sent():
-    largest = Whisper(SCHEMA_VERSION, 2**32 - 1, 2**53, 2**53, 2**53, Whole(2**48 - 1, bytes(MAX_BYTES)))
-    assert len(encode_whisper(largest)) <= MAX_MESSAGE_BYTES
+    last, content = 2**48 - 1, bytes(MAX_BYTES)
+    for largest in (Whole(last, content), Changed(last, last, content)):
+        found = Whisper(SCHEMA_VERSION, 2**32 - 1, 2**53, 2**53, 2**53, largest)
+        assert len(encode_whisper(found)) <= MAX_MESSAGE_BYTES
 
 
 def test_another_version_of_the_protocol_is_named():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn import cluster
 
 from models.prototypes.clustering import by_density, by_means, dbscan, kmeans, merged, proportional
 from models.prototypes.prototype_set import PrototypeSet, empty, of_samples
@@ -114,6 +115,17 @@ def test_clusters_are_those_of_an_independent_union_find(seed, eps):
     assert dbscan(rows, labels, eps).tolist() == by_union_find(rows, labels, eps)
 
 
+@pytest.mark.parametrize("eps", [0.1, 0.3, 0.6])
+def test_clusters_are_those_of_scikit_learn(eps):
+    random = np.random.default_rng(1)
+    rows, labels = random.standard_normal((200, 3)), random.integers(0, 3, 200)
+    found = dbscan(rows, labels, eps)
+    for label in range(3):
+        ours = found[labels == label]
+        theirs = cluster.DBSCAN(eps=eps, min_samples=1).fit_predict(rows[labels == label])
+        assert len(set(zip(ours, theirs, strict=True))) == len(set(ours)) == len(set(theirs))
+
+
 def test_a_long_chain_is_one_cluster():
     order = np.random.default_rng(0).permutation(500)
     rows = order[:, None].astype(float)
@@ -183,6 +195,18 @@ def test_inertia_lies_between_that_of_single_points_and_of_one_cluster(seed):
     # Any cut of the sorted first feature into 20 would be worse than a good clustering.
     slices = np.argsort(np.argsort(rows[:, 0])) // 3
     assert found[2] < inertia(rows, slices)
+
+
+def test_inertia_is_that_of_scikit_learn():
+    random, ratios = np.random.default_rng(0), []
+    for seed in range(10):
+        rows, weights = random.standard_normal((200, 6)), random.integers(1, 50, 200)
+        theirs = cluster.KMeans(20, n_init=1, random_state=seed).fit(rows, sample_weight=weights).inertia_
+        found = kmeans(rows, weights.astype(float), 20, np.random.default_rng(seed))
+        centres = [np.average(rows[found == one], axis=0, weights=weights[found == one]) for one in range(20)]
+        ours = (weights * ((rows - np.array(centres)[found]) ** 2).sum(axis=1)).sum()
+        ratios.append(ours / theirs)
+    assert 0.95 < np.mean(ratios) < 1.02
 
 
 def test_heavy_prototypes_draw_the_centroid():
