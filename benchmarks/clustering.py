@@ -10,18 +10,30 @@ that has NumPy, in MB of RSS: a gossip agent may take 60 in all.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-from sklearn import cluster
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = "1"
 
-from benchmarks.report import Check, Report, median, median_ratio, parser, publish, time_interleaved
-from models.prototypes.clustering import dbscan, kmeans, proportional
-from models.prototypes.standard import Doubles
-from models.subnet import Indices
+import numpy as np  # noqa: E402 - it reads the number of threads when it is imported
+from sklearn import cluster  # noqa: E402
+
+from benchmarks.report import (  # noqa: E402
+    Check,
+    Report,
+    median,
+    median_ratio,
+    parser,
+    publish,
+    time_interleaved,
+)
+from models.prototypes.clustering import dbscan, kmeans, proportional  # noqa: E402
+from models.prototypes.standard import Doubles  # noqa: E402
+from models.subnet import Indices  # noqa: E402
 
 NUM_FEATURES, NUM_CLASSES, NUM_KEPT = 9, 3, 85
 EPS = 2.0

@@ -97,7 +97,11 @@ def measured_ages_s(case: AgeCase, seed: int) -> list[float]:
         shares="sets",
         ilvq=IlvqSettings(max_prototypes=3, denoise_every=0, scale_memory=None),
         sets=SetSettings(
-            probability=case.send_fraction, partners=case.num_partners, gate="open", deltas=False, learned=0
+            probability=case.send_fraction,
+            partners=case.num_partners,
+            gate="open",
+            tells_changes=False,
+            learned=0,
         ),
     )
     streams = []

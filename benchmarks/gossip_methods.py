@@ -36,11 +36,16 @@ _CLUSTERED = IlvqSettings(max_prototypes=400, scale_memory=None, denoise_every=0
 
 
 _SETS = {
-    "paper: base": (_PAPER, SetSettings(deltas=False, skips_known=False, learned=_LEARNED)),
-    "paper: gate": (_PAPER, SetSettings(gate="paper", deltas=False, skips_known=False, learned=_LEARNED)),
+    "paper: base": (_PAPER, SetSettings(tells_changes=False, skips_known=False, learned=_LEARNED)),
+    "paper: gate": (
+        _PAPER,
+        SetSettings(gate="paper", tells_changes=False, skips_known=False, learned=_LEARNED),
+    ),
     "paper: gate, clusters": (
         _CLUSTERED,
-        SetSettings(gate="paper", clustering="dbscan", deltas=False, skips_known=False, learned=_LEARNED),
+        SetSettings(
+            gate="paper", clustering="dbscan", tells_changes=False, skips_known=False, learned=_LEARNED
+        ),
     ),
 }
 _FORMS = {
@@ -61,14 +66,14 @@ _CALIBRATED = GossipSettings(
 )
 
 
-def _with_deltas(settings: GossipSettings, *, deltas: bool = True) -> GossipSettings:
-    sets = msgspec.structs.replace(settings.sets, deltas=deltas)
+def _with_changes(settings: GossipSettings, *, tells_changes: bool = True) -> GossipSettings:
+    sets = msgspec.structs.replace(settings.sets, tells_changes=tells_changes)
     return msgspec.structs.replace(settings, sets=sets)
 
 
 OURS, ALONE, BASE, BEST = "gossip", "alone", "paper: base", "paper: gate, clusters"
 SELDOM = BEST + ", T 0.3"
-DELTAS = ", deltas"
+CHANGES = ", changes"
 """Behind the name of a form that tells what changed since the set that a neighbour acknowledged."""
 
 IN_TURN = ", in turn"
@@ -82,10 +87,10 @@ METHODS: dict[str, Method] = {
     **{name: Method(settings, PARALLEL) for name, settings in _FORMS.items()},
     **{name + IN_TURN: Method(settings, SEQUENTIAL) for name, settings in _FORMS.items()},
     SELDOM: Method(_SELDOM, PARALLEL),
-    **{name + DELTAS: Method(_with_deltas(settings), PARALLEL) for name, settings in _FORMS.items()},
-    SELDOM + DELTAS: Method(_with_deltas(_SELDOM), PARALLEL),
-    "ilvq, calibrated gate": Method(_with_deltas(_CALIBRATED, deltas=False)),
-    "ilvq, calibrated gate" + DELTAS: Method(_CALIBRATED),
+    **{name + CHANGES: Method(_with_changes(settings), PARALLEL) for name, settings in _FORMS.items()},
+    SELDOM + CHANGES: Method(_with_changes(_SELDOM), PARALLEL),
+    "ilvq, calibrated gate": Method(_with_changes(_CALIBRATED, tells_changes=False)),
+    "ilvq, calibrated gate" + CHANGES: Method(_CALIBRATED),
 }
 PAPER_FORMS = tuple(_FORMS)
 NO_CHANGE = "the label before"

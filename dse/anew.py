@@ -2,7 +2,7 @@
 
 The search picks the luckiest measurements. What the table says comes from other warm starts, mini-batches
 and draws; it is kept in the study, so that an interrupted run goes on here too. Most candidates are there by
-luck: they race (see `dse.hopeless`), and those clearly behind after one warm start see no further one.
+luck: they race (see `dse.hopeless`), and those clearly behind after a warm start see no further one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import optuna
 
-from dse.front import Measurement, pareto_layers
+from dse.front import Measurement, does_good, pareto_layers
 from dse.hopeless import Record, is_hopeless, part_noise
 from dse.objectives import gain
 from dse.search import records_of, resources_of
@@ -43,38 +43,44 @@ def candidates(site: Site, study: optuna.Study) -> list[DropoutVector]:
 
 
 def contenders(
-    site: Site, study: optuna.Study, vectors: Sequence[DropoutVector], repeat: int
+    site: Site, study: optuna.Study, vectors: Sequence[DropoutVector], repeat: int, noise: float | None
 ) -> list[DropoutVector]:
-    """The candidates that the fresh warm starts before `repeat` left in the race, the full one always.
+    """Which of the vectors the warm starts before `repeat` left in the race; the full one always.
+
+    A vector is clearly behind one that takes no more and that, so far, may be in the table itself.
 
     Args:
         site: what is measured on.
-        study: of the run, with the units of all contenders at the warm starts before.
-        vectors: the candidates, the full one last.
+        study: of the run, with the units of all the vectors at the warm starts before.
+        vectors: those still in the race, the full one last.
         repeat: of the next warm start: `fresh_repeats`.
+        noise: of a part of a measurement, see `dse.hopeless`; None: it is not known, so all are left.
     """
-    settings, kept = site.run.settings, study.user_attrs
-    first, num_stages = settings.num_repeats, len(settings.stages)
-    noise = None
-    if site.run.stops_hopeless:
-        noise = part_noise(records_of(finished(study), tuple(map(str, settings.stages))), num_stages)
-    left = list(vectors)
-    for last in range(first, repeat):
-        records = [
-            Record(
-                resources_of(site.pricing(vector), settings.objectives),
-                tuple(
-                    gain for one in range(first, last + 1) for gain in kept[_key(Unit(one, vector))]["gains"]
-                ),
-            )
-            for vector in left
-        ]
-        left = [
-            vector
-            for vector, record in zip(left, records, strict=True)
-            if vector == vectors[-1] or not is_hopeless(*record, records, num_stages, noise)
-        ]
-    return left
+    settings = site.run.settings
+    repeats = range(settings.num_repeats, repeat)
+    if noise is None or not repeats:
+        return list(vectors)
+    *_, full = means = measured_anew(site, study, vectors, repeats)
+    kept = study.user_attrs
+    records = {
+        vector: Record(
+            resources_of(site.pricing(vector), settings.objectives),
+            tuple(part for one in repeats for part in kept[_key(Unit(one, vector))]["gains"]),
+        )
+        for vector in vectors
+    }
+    rivals = [records[one.vector] for one in means if does_good(one, full)] or [records[full.vector]]
+    return [
+        vector
+        for vector in vectors
+        if vector == full.vector or not is_hopeless(*records[vector], rivals, len(settings.stages), noise)
+    ]
+
+
+def noise_of_parts(site: Site, study: optuna.Study) -> float | None:
+    """Of a measurement's parts, by the search; None: it is not known, or nothing shall be given up."""
+    stages = tuple(map(str, site.run.settings.stages))
+    return part_noise(records_of(finished(study), stages), len(stages)) if site.run.stops_hopeless else None
 
 
 def fresh_repeats(site: Site) -> range:
@@ -112,14 +118,16 @@ def measure_units(
                 on_unit(num_done)
 
 
-def measured_anew(site: Site, study: optuna.Study, vectors: Sequence[DropoutVector]) -> list[Measurement]:
-    """The means over the fresh warm starts, for vectors of which no unit is open."""
+def measured_anew(
+    site: Site, study: optuna.Study, vectors: Sequence[DropoutVector], repeats: Sequence[int]
+) -> list[Measurement]:
+    """The means over some fresh warm starts, for vectors of which none of their units is open."""
     kept = study.user_attrs
     found = []
     for vector in vectors:
-        gains = [kept[_key(Unit(repeat, vector))]["gains"] for repeat in fresh_repeats(site)]
+        gains = [kept[_key(Unit(repeat, vector))]["gains"] for repeat in repeats]
         costs = site.pricing(vector)
-        means = tuple(sum(stage) / NUM_FRESH for stage in zip(*gains, strict=True))
+        means = tuple(sum(stage) / len(repeats) for stage in zip(*gains, strict=True))
         found.append(Measurement(vector, costs.macs, costs.memory_bytes, costs.cost, means))
     return found
 

@@ -28,7 +28,7 @@ NUM_DEVIATIONS = 2.0
 
 
 class Record(NamedTuple):
-    """A vector that was measured to the end.
+    """A vector that was measured, to the end or as far as those it is compared with.
 
     Attributes:
         resources: what it takes: the minimised objectives.
@@ -68,7 +68,7 @@ def is_hopeless(
     Args:
         resources: what the vector takes: the minimised objectives.
         gains: of its parts so far, repeat by repeat and stage by stage.
-        records: vectors measured to the end, on the same parts.
+        records: vectors measured on the same parts at least.
         num_stages: stages of a repeat.
         noise: from `part_noise`.
     """

@@ -11,7 +11,16 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from dse.anew import Unit, candidates, contenders, fresh_repeats, measure_units, measured_anew, open_units
+from dse.anew import (
+    Unit,
+    candidates,
+    contenders,
+    fresh_repeats,
+    measure_units,
+    measured_anew,
+    noise_of_parts,
+    open_units,
+)
 from dse.costs import describe
 from dse.front import Measurement, table_entries
 from dse.search import search
@@ -90,7 +99,7 @@ def run(
         vectors = candidates(site, study)
         _warm_up("fresh warm starts", site, workers, fresh_repeats(site), clock.on_phase)
         left = _measure_anew(site, study, workers, vectors, clock.on_phase)
-        *fresh, full = measured_anew(site, study, left)
+        *fresh, full = measured_anew(site, study, left, fresh_repeats(site))
         trials = finished(study)
     table = _to_table(site, fresh, full)
     saved = [int(trial.user_attrs.get("parts_saved", 0)) for trial in trials]
@@ -144,9 +153,9 @@ def _measure_anew(
     """Measure from one fresh warm start after the other; returns what was in the race to the end."""
     phase, repeats = "measure the front anew", fresh_repeats(site)
     total = len(vectors) * len(repeats)
-    left = list(vectors)
+    left, noise = list(vectors), noise_of_parts(site, study)
     for repeat in repeats:
-        left = contenders(site, study, vectors, repeat)
+        left = contenders(site, study, left, repeat, noise)
         num_settled = total - len(left) * (repeats.stop - repeat - 1)
         _share_out(
             site,

@@ -43,7 +43,7 @@ class SetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             those who hold a set that differs from the own by more than chance.
         clustering: of the set, where it has grown over `most`, to 85 % of that.
         most: prototypes that are not clustered.
-        deltas: a neighbour says which set it has, and is told what changed since, where that is smaller.
+        tells_changes: a neighbour says which set it has, and is told what changed since where that is less.
         learned: foreign prototypes learned after a sample, at most. skips_known: not those that are own ones
             already, such as an echo.
     """
@@ -53,7 +53,7 @@ class SetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gate: Literal["open", "paper", "calibrated"] = "open"
     clustering: Literal["none", "dbscan", "kmeans"] = "none"
     most: Annotated[int, Meta(ge=2, le=65_535)] = 100
-    deltas: bool = True
+    tells_changes: bool = True
     learned: Annotated[int, Meta(ge=0, le=10_000)] = 20
     skips_known: bool = True
 

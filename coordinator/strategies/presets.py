@@ -228,7 +228,7 @@ PRESETS: dict[str, Preset] = {
             shares="sets",
             # Where the set is clustered the paper removes no lone prototypes.
             ilvq=IlvqSettings(max_prototypes=400, denoise_every=0),
-            sets=SetSettings(gate="paper", clustering="dbscan", deltas=False, learned=8),
+            sets=SetSettings(gate="paper", clustering="dbscan", tells_changes=False, learned=8),
         ),
         topology=TopologySettings(kind="full"),
         source=f"{_GOSSIP}, as its authors coded it, with that code's defects mended",

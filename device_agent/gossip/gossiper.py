@@ -18,10 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from device_agent.gossip.news import NewsSharing
-from device_agent.gossip.reading import UnknownBaseError
-from device_agent.gossip.sets import SetSharing
+from device_agent.gossip.sets import SetSharing, UnreadChangeError
 from device_agent.gossip.telling import NEVER, Heard, Numbering, Tell
-from device_agent.wire.whispers import Changed, Held, News, Whisper, Whole, mark_of
+from device_agent.wire.whispers import Changed, News, Whisper, Whole, mark_of
 from firmware_profiles.errors import PeerError
 from models.gossip_settings import GossipSettings
 from models.prototypes.ages import AgeRecord, after_arrival
@@ -96,7 +95,7 @@ class Gossiper:
         _check_size(settings, num_features, num_classes)
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._heard: dict[str, Heard] = {}
-        self._numbering = numbering = Numbering(self._mark, boot_epoch)
+        numbering = Numbering(self._mark, boot_epoch)
         self._sharing: NewsSharing | SetSharing | None = None
         if settings.learner == "experts":
             self.learner = learner = PrototypeLearner(num_features, num_classes, settings.experts, scales)
@@ -181,6 +180,9 @@ class Gossiper:
         """These are the neighbours from now on; what others told stays, and they may come back."""
         self.neighbours = tuple(one for one in dict.fromkeys(neighbours) if one != self.device)
         strangers = [one for one in self._heard if one not in self.neighbours]
+        if isinstance(self._sharing, SetSharing):
+            for one in strangers:
+                self._sharing.part(one)
         for one in strangers[: max(0, len(strangers) - MOST_KNOWN)]:
             self.ages.pop(one, None)
             self._heard.pop(one, None)
@@ -216,14 +218,12 @@ class Gossiper:
             return []
         if NEVER < life < whisper.boot_epoch:
             self._sharing.restarted(sender)
+        sharing = self._sharing
         try:
-            tells = self._sharing.on_said(sender, whisper.said)
-        except UnknownUnitsError:
+            tells = sharing.on_said(sender, whisper.said)
+        except (UnknownUnitsError, UnreadChangeError):
             self.num_unread += 1
-            return []
-        except UnknownBaseError:
-            self.num_unread += 1
-            return [self._numbering.tell(sender, Held(0))]
+            return [sharing.ask_for_whole(sender)] if isinstance(sharing, SetSharing) else []
         if isinstance(whisper.said, (News, Whole, Changed)):
             record = self.ages.get(sender, AgeRecord())
             self.ages[sender] = after_arrival(record, now_s, whisper.age_ms / 1000)

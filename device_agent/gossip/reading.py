@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from firmware_profiles.errors import PeerError
-from models.prototypes.deltas import unpack_change
+from models.prototypes.changes import unpack_change
 from models.prototypes.packing import unpack
 from models.prototypes.prototype_set import PrototypeSet, check
+from models.prototypes.scaling import LARGEST
 from models.prototypes.units import Units
 
-
-class UnknownBaseError(PeerError):
-    """A set is told as a change of one that is not here: the whole must be asked for."""
+ROUNDED = 1 + 2**-9
+"""By what factor a value may have grown on the way."""
 
 
 def read_told(packed: bytes, num_features: int, num_classes: int, units: Units | None = None) -> PrototypeSet:
@@ -44,6 +46,10 @@ def read_change(packed: bytes, base: PrototypeSet, num_classes: int) -> Prototyp
 
 
 def _checked(told: PrototypeSet, num_features: int, num_classes: int) -> PrototypeSet:
+    # A rounding may lead past the largest value that a learner takes.
+    is_largest = np.abs(told.vectors) <= ROUNDED * LARGEST
+    vectors = np.where(is_largest, np.clip(told.vectors, -LARGEST, LARGEST), told.vectors).astype(np.float32)
+    told = PrototypeSet(vectors, told.labels, told.weights, told.ages)
     try:
         check(told, num_features, num_classes)
     except ValueError as error:

@@ -4,15 +4,14 @@ What comes is kept in a mailbox of one set a neighbour, newest wins, and learned
 they were samples, some after each own sample, one of each neighbour in turn. With `skips_known` those that
 are own ones nearly to the bit, because they were told first, are not learned again.
 
-With `deltas` whoever hears a set says which version it now has, and is told later ones as changes of it::
+With `tells_changes` whoever hears a set says which version it now has, and is told what changed since::
 
     Whole 1 ──▶          ◀── Held 1
     Changed 1 to 2 ──▶   (that, or its Held 2, is lost)
     Changed 1 to 3 ──▶   ◀── Held 3
     Changed 3 to 4 ──▶   ◀── Held 0, should 3 be gone: whole again next time
 
-Both keep the newest few versions, since a Held may come after the next one is told, and the receiver besides
-the one that changes were told of last.
+Both keep some versions (`device_agent.gossip.versions`), since a Held comes after the next sets were told.
 
 References:
     Fernandez-Pineiro et al., arXiv 2411.09267, as its authors coded it (nodes 1, 2 and 4).
@@ -22,29 +21,27 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from device_agent.gossip.reading import UnknownBaseError, read_change, read_told
+from device_agent.gossip.reading import read_change, read_told
 from device_agent.gossip.telling import Numbering, Tell
+from device_agent.gossip.versions import Versions
 from device_agent.wire.whispers import MAX_BYTES, Changed, Held, Said, Whole
 from firmware_profiles.errors import PeerError
 from models.gossip_settings import SetSettings
 from models.prototypes import gates
+from models.prototypes.changes import pack_change
 from models.prototypes.clustering import KEPT_FRACTION, by_density, by_means
-from models.prototypes.deltas import pack_change, unpack_change
 from models.prototypes.ilvq import Ilvq
-from models.prototypes.packing import MAX_PROTOTYPES, pack, unpack
+from models.prototypes.packing import MAX_PROTOTYPES, pack
 from models.prototypes.prototype_set import PrototypeSet
 from models.prototypes.units import units_for
 from models.subnet import Array
 
 GATE_POINTS = 300
 """At which the gate of the paper estimates a distance: 1 % of it is chance, and a call takes 1 ms."""
-
-REMEMBERED = 4
-"""Versions of a set that changes may be told of: the newest, of each neighbour."""
 
 SAME = 1e-3
 """Prototypes of one class nearer than this, in ranges of the features, are the same one."""
@@ -67,14 +64,18 @@ def check_size(settings: SetSettings, max_prototypes: int, num_features: int) ->
         )
 
 
+class UnreadChangeError(PeerError):
+    """A change of a set that is not here, or not the same here: the whole must be asked for."""
+
+
 class _Told(NamedTuple):
     """A version of the own set.
 
     Attributes:
-        own: as it was. read: as it is read, which changes are made for.
+        said: how it was told. own: as it was. read: as it is read, which changes are made for.
     """
 
-    version: int
+    said: Whole | Changed
     own: PrototypeSet
     read: PrototypeSet
 
@@ -110,10 +111,9 @@ class SetSharing:
         self._rng = random.Random(f"{seed}/sets")
         self._received: dict[str, PrototypeSet] = {}
         self._mail: dict[str, list[int]] = {}  # rows of the newest set that are still to be learned
-        self._told: dict[str, dict[int, _Told]] = {}  # by version, as in what follows
-        self._held: dict[str, _Told] = {}
         self._newest: dict[str, int] = {}
-        self._bases: dict[str, dict[int, PrototypeSet]] = {}
+        self._told: dict[str, Versions[_Told]] = {}  # the base is what it is known to hold
+        self._held: dict[str, Versions[PrototypeSet]] = {}
         self._version = 0
 
     def after(self, x: Array, y: int, neighbours: Sequence[str], age_s: float = 0.0) -> list[Tell]:
@@ -131,13 +131,13 @@ class SetSharing:
         open_to = [one for one in chosen if self._is_open(one, own)]
         if not open_to:
             return []
-        return [self._numbering.tell(one, said, age_s) for one, said in self._tell(open_to, own)]
+        return [self._numbering.tell(one, said, age_s) for one, said in self._say(open_to, own)]
 
     def on_said(self, sender: str, said: Said) -> list[Tell]:
         """A neighbour told its set, or that it has this device's.
 
         Raises:
-            UnknownBaseError: it told a change of a set that is not here.
+            UnreadChangeError: it told a change of a set that is not here; `ask_for_whole` is the answer.
             PeerError: it cannot be read.
         """
         if isinstance(said, Held):
@@ -153,86 +153,94 @@ class SetSharing:
                 f"{sender} tells a set of {len(found)} prototypes, 1 to {self._max_prototypes} can be"
             )
         self._received[sender], self._newest[sender] = found, said.version
-        if self._settings.deltas:
-            self._keep_base(sender, said, found)
+        if self._settings.tells_changes:
+            self._held.setdefault(sender, Versions(_num_bytes)).add(said.version, found)
         rows = self._unknown(found) if self._settings.skips_known else list(range(len(found)))
         self._mail[sender] = rows
-        is_needed = self._settings.deltas or self._settings.gate == "calibrated"
-        return [self._numbering.tell(sender, Held(said.version))] if is_needed else []
+        return [self._numbering.tell(sender, Held(said.version))] if self._wants_held else []
+
+    def ask_for_whole(self, sender: str) -> Tell:
+        """What it told last could not be read."""
+        return self._numbering.tell(sender, Held(0))
 
     def forget(self, neighbour: str) -> None:
         """It is none any more."""
-        for kept in (self._received, self._mail):
+        for kept in (self._received, self._mail, self._newest):
             kept.pop(neighbour, None)
-        self.restarted(neighbour)
+        self.part(neighbour)
 
     def restarted(self, neighbour: str) -> None:
         """It began anew: it holds nothing of this device, and names its sets afresh."""
-        for kept in (self._told, self._held, self._newest, self._bases):
+        self._newest.pop(neighbour, None)
+        self.part(neighbour)
+
+    def part(self, neighbour: str) -> None:
+        """It is no neighbour for now: changes are of no use, and sets will be whole should it come back."""
+        for kept in (self._told, self._held):
             kept.pop(neighbour, None)
 
-    def _tell(self, neighbours: Sequence[str], own: PrototypeSet) -> list[tuple[str, Whole | Changed]]:
+    @property
+    def _wants_held(self) -> bool:
+        return self._settings.tells_changes or self._settings.gate == "calibrated"
+
+    def _say(self, neighbours: Sequence[str], own: PrototypeSet) -> list[tuple[str, Whole | Changed]]:
         """A new version of the own set, to each in the fewest bytes that it can read."""
         self._version += 1
-        units = units_for(own)
-        packed = pack(own, self._num_classes, units=units, with_weights=True, with_ages=False)
-        read = own
-        if self._settings.deltas:
-            read = unpack(packed, self._num_features, self._num_classes)
-        whole = Whole(self._version, packed), _Told(self._version, own, read)
-        changes: dict[int, tuple[Whole | Changed, _Told]] = {}  # by version of the base
+        packed = pack(own, self._num_classes, units=units_for(own), with_weights=True, with_ages=False)
+        read = (
+            read_told(packed, self._num_features, self._num_classes) if self._settings.tells_changes else own
+        )
+        whole = _Told(Whole(self._version, packed), own, read)
+        changed: dict[int, _Told] = {}  # by version of the base, which neighbours mostly share
         said = []
         for one in neighbours:
-            base, chosen = self._held.get(one), whole
-            if base is not None and self._settings.deltas:
-                if base.version not in changes:
-                    changes[base.version] = self._changed(base, own, len(packed)) or whole
-                chosen = changes[base.version]
-            told = self._told.setdefault(one, {})
-            told[self._version] = chosen[1]
-            _keep_newest(told)
-            said.append((one, chosen[0]))
+            base, told = self._known(one), whole
+            if base is not None and self._settings.tells_changes:
+                if base.said.version not in changed:
+                    changed[base.said.version] = self._changed(base, own, len(packed)) or whole
+                told = changed[base.said.version]
+            if self._wants_held:
+                self._told.setdefault(one, Versions(_num_told_bytes)).add(self._version, told)
+            said.append((one, told.said))
         return said
 
-    def _changed(self, base: _Told, own: PrototypeSet, most_bytes: int) -> tuple[Changed, _Told] | None:
+    def _changed(self, base: _Told, own: PrototypeSet, most_bytes: int) -> _Told | None:
         """The set as a change of one that a neighbour has, if that takes fewer bytes."""
         packed = pack_change(base.read, own, self._num_classes)
         if packed is None or len(packed) >= most_bytes:
             return None
-        read = unpack_change(packed, base.read, self._num_classes)
-        return Changed(base.version, self._version, packed), _Told(self._version, own, read)
+        read = read_change(packed, base.read, self._num_classes)
+        return _Told(Changed(base.said.version, self._version, packed), own, read)
+
+    def _known(self, neighbour: str) -> _Told | None:
+        """The version of the own set that it is known to hold."""
+        told = self._told.get(neighbour)
+        return None if told is None else told.base
 
     def _on_held(self, sender: str, version: int) -> None:
         """It has this version, or 0: none that changes could be told of."""
-        told, held = self._told.get(sender, {}).get(version), self._held.get(sender)
-        if version == 0:
-            self._held.pop(sender, None)
-        elif told is not None and (held is None or version > held.version):
-            self._held[sender] = told
+        told = self._told.get(sender)
+        if told is not None and version:
+            told.rely_on(version)
+        elif told is not None:
+            told.forget_base()
 
     def _read(self, sender: str, said: Whole | Changed) -> PrototypeSet:
         if isinstance(said, Whole):
             return read_told(said.packed, self._num_features, self._num_classes)
-        base = self._bases.get(sender, {}).get(said.base)
-        if base is None:
-            raise UnknownBaseError(
+        held = self._held.get(sender)
+        base = None if held is None else held.get(said.base)
+        if held is None or base is None:
+            raise UnreadChangeError(
                 f"{sender} tells a change of version {said.base} of its set, which is not here: "
                 "the whole set is asked for"
             )
-        return read_change(said.packed, base, self._num_classes)
-
-    def _keep_base(self, sender: str, said: Whole | Changed, found: PrototypeSet) -> None:
-        """The set is here for changes of it; older ones that no change can be told of any more go."""
-        known = self._bases.setdefault(sender, {})
-        known[said.version] = found
-        if isinstance(said, Changed):
-            for version in [one for one in known if one < said.base]:
-                del known[version]
-            base = {said.base: known.pop(said.base)}
-            _keep_newest(known)
-            self._bases[sender] = base | known
-        else:
-            _keep_newest(known)
+        try:
+            found = read_change(said.packed, base, self._num_classes)
+        except PeerError as error:
+            raise UnreadChangeError(f"{error}; the whole set is asked for") from error
+        held.rely_on(said.base)
+        return found
 
     def _learn_mail(self) -> None:
         """One prototype of each neighbour in turn, up to as many as are allowed."""
@@ -253,7 +261,7 @@ class SetSharing:
             received, seed = self._received.get(neighbour), self._rng.getrandbits(32)
             return gates.paper(own, received, seed=seed, max_points=GATE_POINTS).is_open
         if self._settings.gate == "calibrated":
-            held = self._held.get(neighbour)
+            held = self._known(neighbour)
             return gates.calibrated(own, held.own if held else None).is_open
         return True
 
@@ -281,6 +289,10 @@ class SetSharing:
         return [int(row) for row in np.flatnonzero(~is_same.any(axis=1))]
 
 
-def _keep_newest(versions: dict[int, Any]) -> None:
-    for version in sorted(versions)[:-REMEMBERED]:
-        del versions[version]
+def _num_bytes(prototypes: PrototypeSet) -> int:
+    arrays = (prototypes.vectors, prototypes.labels, prototypes.weights, prototypes.ages)
+    return sum(array.nbytes for array in arrays)
+
+
+def _num_told_bytes(told: _Told) -> int:
+    return _num_bytes(told.read)

@@ -47,7 +47,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
         num_left: samples to come; None: the stream has no end.
         counts: of samples by true class, then predicted one: the rows of a square.
         told, heard: messages to and of neighbours. repeats: of those heard, had come before.
-        unread: were in units that were lost on the way.
+        unread: were in units, or changes of a set, that were lost on the way.
         missed: samples that could not be read, waited too long, or came while the policy said no.
         bytes_sent, bytes_received: of these messages, topics and headers left out.
         drifts: since the last report. ages: by neighbour, since the device's last start.

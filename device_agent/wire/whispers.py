@@ -67,7 +67,7 @@ class Changed(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """The sender's prototypes, by what changed since a set that the receiver said it has.
 
     Attributes:
-        base: version of that set. version: as in `Whole`. packed: `models.prototypes.deltas`.
+        base: version of that set. version: as in `Whole`. packed: `models.prototypes.changes`.
     """
 
     base: Version

@@ -9,8 +9,9 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from dse.anew import NUM_FRESH, Unit, contenders, fresh_repeats, open_units
+from dse.anew import NUM_FRESH, Unit, fresh_repeats, noise_of_parts, open_units
 from dse.anew import _key as key_of
+from dse.anew import contenders as contenders_of
 from dse.costs import VectorCost
 from dse.settings import SearchSettings
 from dse.study import quiet
@@ -45,6 +46,10 @@ def study():
         yield made
 
 
+def contenders(site, study, vectors, repeat):
+    return contenders_of(site, study, vectors, repeat, noise_of_parts(site, study))
+
+
 def measured(study, repeat, gains):
     for vector, gain in gains.items():
         study.set_user_attr(key_of(Unit(repeat, vector)), {"vector": list(vector), "gains": [gain, gain]})
@@ -66,8 +71,26 @@ def test_what_may_be_behind_by_chance_and_what_is_cheaper_goes_on(study):
 
 def test_later_warm_starts_decide_among_those_that_are_left(study):
     measured(study, 2, {CHEAP: -0.3, MIDDLE: 0.2, DEAR: 0.19, FULL: 0.3})
+    left = contenders(a_site(), study, ALL, 3)
     measured(study, 3, {MIDDLE: 0.2, DEAR: 0.1, FULL: 0.3})
-    assert contenders(a_site(), study, ALL, 4) == [MIDDLE, FULL]
+    assert (left, contenders(a_site(), study, left, 4)) == ([MIDDLE, DEAR, FULL], [MIDDLE, FULL])
+
+
+def test_one_that_is_out_stays_out_whatever_other_workers_find(study):
+    measured(study, 2, {CHEAP: 0.05, MIDDLE: 0.2, DEAR: 0.195, FULL: 0.3})
+    measured(study, 3, {CHEAP: 0.05, MIDDLE: 0.2, FULL: 0.3})
+    assert contenders(a_site(), study, [CHEAP, MIDDLE, FULL], 4) == [CHEAP, MIDDLE, FULL]
+
+
+def test_nothing_is_behind_a_vector_that_the_table_would_refuse(study):
+    for vector, gains in (
+        (CHEAP, [0.45, 0.01]),
+        (MIDDLE, [0.2, 0.2]),
+        (DEAR, [0.1, 0.3]),
+        (FULL, [0.3, 0.3]),
+    ):
+        study.set_user_attr(key_of(Unit(2, vector)), {"vector": list(vector), "gains": gains})
+    assert MIDDLE in contenders(a_site(), study, ALL, 3)
 
 
 def test_the_full_vector_is_always_measured_to_the_end(study):

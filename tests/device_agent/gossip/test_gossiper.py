@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import numpy as np
 import pytest
 
+from benchmarks import gossip_fleet
 from benchmarks.gossip_fleet import Network, NodeStream, run_fleet
 from device_agent.gossip import gossiper as gossiper_module
 from device_agent.gossip.gossiper import MOST_DRIFTS, Gossiper
-from device_agent.wire.whispers import Demand, News, Whisper, Whole, mark_of
+from device_agent.wire.whispers import Changed, Demand, Held, News, Whisper, Whole, encode_whisper, mark_of
 from firmware_profiles.errors import PeerError
 from models.gossip_settings import GossipSettings, NewsSettings, SetSettings
 from models.prototypes.learner import PrototypeLearner
@@ -310,11 +313,52 @@ CLUSTERED = GossipSettings(
 )
 
 
+def kinds_told(monkeypatch, settings, **network):
+    """How many whispers of each kind a fleet tells."""
+    kinds = Counter()
+
+    def counted(whisper):
+        kinds[type(whisper.said).__name__] += 1
+        return encode_whisper(whisper)
+
+    monkeypatch.setattr(gossip_fleet, "encode_whisper", counted)
+    run_fleet(streams(), settings, num_classes=2, network=Network(**network))
+    return kinds
+
+
+@pytest.mark.parametrize("network", [{}, {"delay_s": 0.35}, {"loss_fraction": 0.5}])
+def test_changes_are_told_over_slow_and_lossy_links_too(monkeypatch, network):
+    settings = msgspec.structs.replace(SETS, sets=SetSettings())
+    kinds = kinds_told(monkeypatch, settings, **network)
+    assert kinds["Changed"] > kinds["Whole"]
+
+
 @pytest.mark.parametrize("settings", [GossipSettings(), CLUSTERED], ids=["news", "sets"])
 def test_two_fleets_with_the_same_seeds_are_equal_bit_for_bit(settings):
     first = traces(settings, seed=1)
     assert first == traces(settings, seed=1)
     assert first != traces(settings, seed=2)
+
+
+def test_a_change_of_a_set_that_never_came_is_counted_and_answered_by_asking_for_the_whole():
+    device = gossiper(SETS)
+    (asked,) = device.on_whisper(5.0, "b", whisper(Changed(3, 4, b"\x01")))
+    assert (asked.to, asked.whisper.said) == ("b", Held(0))
+    assert device.num_unread == 1
+    assert device.ages == {}
+
+
+def test_a_neighbour_that_comes_back_is_told_the_whole_set():
+    device = gossiper(SETS, neighbours=("b",))
+    for number in range(3):
+        device.on_sample(number, X + number)
+        for tell in device.on_label(number, number % 2):
+            device.on_whisper(0.0, "b", whisper(Held(tell.whisper.said.version), sequence=number))
+    device.meet(["c"])
+    device.meet(["b"])
+    device.on_sample(9, X)
+    (tell,) = device.on_label(9, 1)
+    assert isinstance(tell.whisper.said, Whole)
 
 
 def test_losses_harm_nobody():

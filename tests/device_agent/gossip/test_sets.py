@@ -8,13 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device_agent.gossip.reading import UnknownBaseError
-from device_agent.gossip.sets import REMEMBERED, SetSharing
+from device_agent.gossip import versions
+from device_agent.gossip.sets import SetSharing, UnreadChangeError
 from device_agent.gossip.telling import Numbering
 from device_agent.wire.whispers import Changed, Demand, Held, Whole
 from firmware_profiles.errors import PeerError
 from models.gossip_settings import SetSettings
-from models.prototypes.deltas import pack_change
+from models.prototypes.changes import pack_change
 from models.prototypes.ilvq import Ilvq
 from models.prototypes.packing import pack, unpack
 from models.prototypes.prototype_set import PrototypeSet, of_samples
@@ -208,7 +208,7 @@ def test_an_answer_to_a_forgotten_set_or_to_none_says_nothing():
     device = Device(gate="calibrated").knows(*OWN)
     device.sharing.on_said("b", Held(1))
     _, (tell,) = device.sees(0.0, 0, ["b"])
-    for _ in range(REMEMBERED):
+    for _ in range(versions.MOST_VERSIONS):
         device.sees(0.0, 0, ["b"])
     held(device, tell)
     assert told_to(device, ["b"]) == [["b"]]
@@ -231,7 +231,7 @@ def test_a_neighbour_that_began_anew_has_no_set():
 
 
 @pytest.mark.parametrize(
-    ("gate", "deltas", "num"),
+    ("gate", "tells_changes", "num"),
     [
         ("calibrated", False, 1),
         ("paper", False, 0),
@@ -240,8 +240,8 @@ def test_a_neighbour_that_began_anew_has_no_set():
         ("open", True, 1),
     ],
 )
-def test_whoever_gets_a_set_answers_where_the_gate_or_changes_need_it(gate, deltas, num):
-    answers = Device(gate=gate, deltas=deltas).hears("b", OWN, version=5)
+def test_whoever_gets_a_set_answers_where_the_gate_or_changes_need_it(gate, tells_changes, num):
+    answers = Device(gate=gate, tells_changes=tells_changes).hears("b", OWN, version=5)
     assert [(tell.to, tell.whisper.said) for tell in answers] == [("b", Held(5))] * num
 
 
@@ -303,8 +303,8 @@ def test_a_set_that_is_not_smaller_as_changes_is_told_whole():
     assert isinstance(tells(one, 0.0, 0), Whole)
 
 
-def test_without_deltas_sets_are_whole():
-    one, other = pair(deltas=False)
+def test_without_changes_sets_are_whole():
+    one, other = pair(tells_changes=False)
     talk(one, other, tells(one, 0.05, 0))
     assert isinstance(tells(one, 0.06, 0), Whole)
 
@@ -321,7 +321,7 @@ def test_a_change_of_a_set_that_is_not_here_is_asked_for_as_a_whole():
     talk(one, other, tells(one, 0.05, 0))
     changed = tells(one, 0.06, 0)
     other.sharing.restarted("a")
-    with pytest.raises(UnknownBaseError, match="version 1"):
+    with pytest.raises(UnreadChangeError, match="version 1"):
         other.sharing.on_said("a", changed)
     one.sharing.on_said("b", Held(0))
     again = tells(one, 0.07, 0)
@@ -344,10 +344,34 @@ def test_a_damaged_change_is_refused_and_the_next_is_read():
     one, other = pair()
     talk(one, other, tells(one, 0.05, 0))
     changed = tells(one, 0.5, 0)
-    with pytest.raises(PeerError):
+    with pytest.raises(UnreadChangeError, match="asked for"):
         other.sharing.on_said("a", msgspec.structs.replace(changed, packed=changed.packed[:-1]))
     talk(one, other, changed)
     near(read_of(other), own_of(one))
+
+
+def test_answers_may_come_many_sets_later():
+    one, other = pair()
+    said = [tells(one, 0.01 * number, 0) for number in range(10)]
+    assert {type(whole_said) for whole_said in said} == {Whole}
+    for number in range(20):
+        talk(one, other, said.pop(0))
+        said.append(tells(one, 0.1 + 0.01 * number, number % 2))
+    assert {type(changed) for changed in said} == {Changed}
+
+
+def test_values_as_large_as_any_are_told_and_read():
+    one, other = Device().knows((1e15, 0), (-1e15, 1), (0.0, 1)), Device(learned=0)
+    for number in range(4):
+        talk(one, other, tells(one, 1e15 - 1e9 * number, 0))
+    assert len(read_of(other)) == len(own_of(one))
+
+
+def test_who_is_no_neighbour_for_now_is_told_the_whole_set_again():
+    one, other = pair()
+    talk(one, other, tells(one, 0.05, 0))
+    one.sharing.part("b")
+    assert isinstance(tells(one, 0.06, 0), Whole)
 
 
 def test_changes_that_make_too_many_prototypes_are_refused():
@@ -389,12 +413,16 @@ class Link:
     def lose_answer(self, place):
         taken(self.answers, place)
 
+    def check_kept(self):
+        for kept in (*self.one.sharing._told.values(), *self.other.sharing._held.values()):
+            assert len(kept) <= versions.MOST_VERSIONS + 1
+
 
 def heard(device, said):
     """What it answers, as its gossiper has it."""
     try:
         return [tell.whisper.said for tell in device.sharing.on_said("a", said)]
-    except UnknownBaseError:
+    except UnreadChangeError:
         return [Held(0)]
 
 
@@ -410,9 +438,11 @@ events = st.tuples(st.sampled_from(["tell", "hear", "answer", "lose", "lose_answ
 @given(st.lists(events, max_size=60))
 def test_whatever_is_lost_or_late_a_set_is_read_as_it_was_told(events):
     link = Link()
-    for happens, place in events:
-        getattr(link, happens)(place)
-        assert all(len(kept) <= REMEMBERED + 2 for kept in link.other.sharing._bases.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "MOST_VERSIONS", 3)
+        for happens, place in events:
+            getattr(link, happens)(place)
+            link.check_kept()
     link.on_the_way, link.answers = [], []
     for _ in range(2):  # what comes is read, or asked for as a whole and read then
         link.tell(0)
@@ -464,7 +494,7 @@ def test_any_set_that_is_let_through_can_be_learned_clustered_and_told(sets, clu
         device.sharing.on_said("b", Whole(version, pack(told, 2, units=None)))
         _, tells = device.sees(1.0, 0, ["b", "c"])
         for tell in tells:
-            assert Device(deltas=False).sharing.on_said("a", tell.whisper.said) == []
+            assert Device(tells_changes=False).sharing.on_said("a", tell.whisper.said) == []
 
 
 def test_sets_that_may_outgrow_a_message_are_refused_before_the_run():

@@ -2,9 +2,10 @@
 
 Learning moves most prototypes a little and few of them far. So each prototype of the set is matched with the
 nearest one of the base that has its label, and where that is near, the difference travels in steps of 2^-11
-of the feature's range in the base: within 2^-12 of that range, as a float16 of `models.prototypes.packing`.
-Features have as many bits as their largest difference takes. Where a few far ones would make all others
-longer, these are left out, and follow as new prototypes.
+of the feature's range in the base. Features have as many bits as their largest difference takes; where a few
+far ones would make all others longer, these are left out, and follow as new prototypes. A change is at least
+half as exact as the float16 of `models.prototypes.packing`: where the ranges of the two sets are too unlike
+for that, there is none.
 
 ==========================  ===========================================  ==================================
 part                        bits                                         of
@@ -40,8 +41,8 @@ from models.subnet import Indices
 STEPS = 2048
 """To the range of a feature."""
 
-MOST_PAIRS = 4_000_000
-"""Prototypes times prototypes of the base that are looked at; larger sets are told as they are."""
+MOST_PAIRS = 500_000
+"""Prototypes times prototypes of the base that are looked at, in 4 MB; larger sets are told as they are."""
 
 _VERSION = 1
 _HEAD = struct.Struct("<BH")
@@ -61,9 +62,9 @@ def pack_change(base: PrototypeSet, own: PrototypeSet, num_classes: int) -> byte
         num_classes: labels are below it.
 
     Returns:
-        None: there are too many pairs to look at.
+        None: there are too many pairs to look at, or it would be less than half as exact as the whole set.
     """
-    if not len(base) or len(base) > MAX_PROTOTYPES or len(base) * len(own) > MOST_PAIRS:
+    if not 0 < len(base) <= MAX_PROTOTYPES or len(base) * len(own) > MOST_PAIRS or not _suits(base, own):
         return None
     codes = to_levels(own.weights)
     rows, of_own, steps = _matched(base, own)
@@ -133,6 +134,17 @@ def unpack_change(data: bytes, base: PrototypeSet, num_classes: int) -> Prototyp
 def _sizes(base: PrototypeSet) -> Rows:
     """Float64 [d], of a step of each feature."""
     return np.ptp(base.vectors.astype(np.float64), axis=0) / STEPS
+
+
+def _suits(base: PrototypeSet, own: PrototypeSet) -> bool:
+    """Whether the base's units are fine enough: its range times the furthest value in it, 1 or more."""
+    if not len(own):
+        return True
+    units, vectors = units_for(base), own.vectors.astype(np.float64)
+    furthest = (np.abs(vectors - units.offsets) / units.factors).max(axis=0)
+    halves = np.ptp(base.vectors.astype(np.float64), axis=0) / 2
+    is_fine = (halves > 0) & (halves * np.maximum(1, furthest) <= np.ptp(vectors, axis=0))
+    return bool((is_fine | ((halves == 0) & (furthest == 0))).all())
 
 
 def _matched(base: PrototypeSet, own: PrototypeSet) -> tuple[Indices, Indices, Steps]:
