@@ -19,6 +19,7 @@ from coordinator.options import (
     Engine,
     Engines,
     Fresh,
+    GossipFile,
     Json,
     Model,
     OptimizerName,
@@ -87,6 +88,7 @@ def up(
     topology: TopologyName = None,
     barrier_seconds: BarrierSeconds = None,
     sample_seconds: SampleSeconds = None,
+    gossip: GossipFile = None,
     partition: Partition = "iid",
     plan: PlanFile = None,
     faults: Annotated[
@@ -102,6 +104,7 @@ def up(
     from coordinator.method import (  # noqa: PLC0415
         check_compression,
         default_rounds,
+        read_gossip,
         read_topology,
         resolve_method,
     )
@@ -111,8 +114,8 @@ def up(
     _round_seconds(round_seconds)  # the coordinator reads these; a mistake is told before it is started
     read_optimizer(optimizer)
     peers = {} if barrier_seconds is None else {"barrier_s": barrier_seconds}
-    gossip = {} if sample_seconds is None else {"sample_s": sample_seconds}
-    method = resolve_method(strategy, peers=peers, gossip=gossip, topology=read_topology(topology))
+    of_streams = read_gossip(gossip, sample_seconds)
+    method = resolve_method(strategy, peers=peers, gossip=of_streams, topology=read_topology(topology))
     check_compression(method, read_compression(compression))
     report = run_up(
         UpConfig(
@@ -134,6 +137,7 @@ def up(
             topology=topology,
             barrier_s=barrier_seconds,
             sample_s=sample_seconds,
+            gossip=gossip,
             partition=partition,
             plan=plan,
             faults=faults,
@@ -178,6 +182,7 @@ def run_command(
     topology: TopologyName = None,
     barrier_seconds: BarrierSeconds = None,
     sample_seconds: SampleSeconds = None,
+    gossip: GossipFile = None,
     plan: PlanFile = None,
     state: State = None,
     database: Annotated[
@@ -191,7 +196,7 @@ def run_command(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Run the rounds of a fleet over a broker that is already there."""
-    from coordinator.method import default_rounds, read_topology, resolve_method  # noqa: PLC0415
+    from coordinator.method import default_rounds, read_gossip, read_topology, resolve_method  # noqa: PLC0415
     from coordinator.planning.plan_file import plan_learning  # noqa: PLC0415
     from coordinator.runtime import CoordinatorConfig, run_coordinator  # noqa: PLC0415
     from coordinator.settings import LearningConfig, read_compression, read_optimizer  # noqa: PLC0415
@@ -211,7 +216,7 @@ def run_command(
         learning_rate=learning_rate,
         compression=read_compression(compression),
         peers={} if barrier_seconds is None else {"barrier_s": barrier_seconds},
-        gossip={} if sample_seconds is None else {"sample_s": sample_seconds},
+        gossip=read_gossip(gossip, sample_seconds),
         topology=read_topology(topology),
     )
     report = run_coordinator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -13,6 +14,7 @@ from coordinator.strategies.presets import PRESETS, Preset
 from device_agent.peers.topology_settings import TopologySettings
 from firmware_profiles.errors import UserError
 from firmware_profiles.fit import nearest
+from firmware_profiles.strict import load_strict
 from models.compression.settings import CompressionSettings
 from models.gossip_settings import GossipSettings
 from models.losses import LossSettings
@@ -74,8 +76,8 @@ def resolve_method(
     if preset.gossip is None and gossip:
         of_streams = ", ".join(name for name, one in PRESETS.items() if one.gossip is not None)
         raise UserError(
-            f"strategy {strategy} trains a network: leave gossip out (--sample-seconds), or choose one of "
-            f"{of_streams}"
+            f"strategy {strategy} trains a network: leave gossip out (--gossip, --sample-seconds), or choose "
+            f"one of {of_streams}"
         )
     if preset.gossip is not None and (subnets or averages or levels or base_width or asynchrony is not None):
         raise UserError(
@@ -147,6 +149,20 @@ def loss_of(settings: SubnetSettings) -> LossSettings:
     return LossSettings(
         name="distillation", temperature=1.0, label_weight=1.0 - weight, distillation_weight=weight
     )
+
+
+def read_gossip(file: Path | None, sample_s: float | None) -> dict[str, Any]:
+    """What options say of learning from streams, as fields of GossipSettings.
+
+    Args:
+        file: a YAML file of such fields, those of its parts too; None says nothing.
+        sample_s: in place of the file's.
+
+    Raises:
+        UserError: the file cannot be read, or is no mapping.
+    """
+    fields = {} if file is None else dict(load_strict(file, dict[str, Any]))
+    return fields if sample_s is None else {**fields, "sample_s": sample_s}
 
 
 def read_topology(text: str | None) -> dict[str, Any]:

@@ -77,6 +77,10 @@ SampleSeconds = Annotated[
         show_default="0.01",
     ),
 ]
+GossipFile = Annotated[
+    Path | None,
+    typer.Option("--gossip", help="How devices learn from streams, a YAML file (see docs/gossip.md)."),
+]
 Partition = Annotated[
     str, typer.Option(help="How data is dealt out: iid, dirichlet:A, shards:K, classes:K, owner.")
 ]

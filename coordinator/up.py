@@ -61,6 +61,7 @@ class UpConfig:
     topology: str | None
     barrier_s: float | None
     sample_s: float | None
+    gossip: Path | None
     partition: str
     plan: Path | None
     faults: Path | None
@@ -158,6 +159,7 @@ def _start_coordinator(
         ("--topology", config.topology),
         ("--barrier-seconds", config.barrier_s),
         ("--sample-seconds", config.sample_s),
+        ("--gossip", config.gossip),
     ):
         argv += [] if value is None else [option, str(value)]
     if config.learning_rate is not None:

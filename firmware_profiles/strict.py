@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-import msgspec
 import yaml
 
 from firmware_profiles.errors import UserError
@@ -31,7 +30,7 @@ _INT = re.compile(r"[-+]?[0-9]+(_[0-9]+)*|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
-StructT = TypeVar("StructT", bound=msgspec.Struct)
+Content = TypeVar("Content")
 
 
 class Fault(NamedTuple):
@@ -65,8 +64,8 @@ class _Place(NamedTuple):
 
 
 def load_strict(
-    path: str | Path, kind: type[StructT], find_fault: Callable[[StructT], Fault | None] = _no_fault
-) -> StructT:
+    path: str | Path, kind: type[Content], find_fault: Callable[[Content], Fault | None] = _no_fault
+) -> Content:
     """Read a YAML file into its struct; the arguments are those of `parse_strict`.
 
     Raises:
@@ -89,14 +88,14 @@ def load_strict(
 
 
 def parse_strict(
-    text: str, source: str, kind: type[StructT], find_fault: Callable[[StructT], Fault | None] = _no_fault
-) -> StructT:
+    text: str, source: str, kind: type[Content], find_fault: Callable[[Content], Fault | None] = _no_fault
+) -> Content:
     """Parse YAML text into its struct, or say what does not fit.
 
     Args:
         text: one YAML document, at most 1 MiB.
         source: what to call it in messages, such as its path.
-        kind: the struct that the whole document must fit.
+        kind: the struct, or other type, that the whole document must fit.
         find_fault: says what is wrong with values that fit their types, such as their order.
 
     Raises:

@@ -17,6 +17,7 @@ import typer.main
 
 from coordinator.cli import app
 from coordinator.comparing.plan import read_methods
+from coordinator.method import resolve_method
 from coordinator.twins.faults import Faults
 from coordinator.twins.scenario import load_scenario
 from firmware_profiles.policy import Policy, load_policy, parse_policy
@@ -198,11 +199,14 @@ def test_the_policy_with_every_key_is_the_default_one():
 
 
 @pytest.mark.parametrize("text", [block for path in DOCUMENTS for block in blocks(path, "yaml")])
-def test_a_policy_or_optimiser_that_is_shown_can_be_used(text):
+def test_a_policy_or_settings_that_are_shown_can_be_used(text):
     if text.startswith("method:"):
         parse_strict(text, "the document", OptimizerSettings)
     elif "{strategy:" in text:
         parse_strict(text, "the document", dict[str, dict[str, Any]])
+    elif text.startswith(("news:", "sets:")):
+        strategy = "gossip" if text.startswith("news:") else "gossip-paper"
+        resolve_method(strategy, gossip=parse_strict(text, "the document", dict[str, Any]))
     elif text.startswith("faults:"):
         assert parse_strict(text, "the document", dict[str, Faults])["faults"].links
     else:

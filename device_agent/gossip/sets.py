@@ -191,14 +191,16 @@ class SetSharing:
             read_told(packed, self._num_features, self._num_classes) if self._settings.tells_changes else own
         )
         whole = _Told(Whole(self._version, packed), own, read)
-        changed: dict[int, _Told] = {}  # by version of the base, which neighbours mostly share
+        # By the base, which neighbours mostly share. One version may have been told to them in two ways, and
+        # then is not read the same.
+        changed: dict[int, _Told] = {}
         said = []
         for one in neighbours:
             base, told = self._known(one), whole
             if base is not None and self._settings.tells_changes:
-                if base.said.version not in changed:
-                    changed[base.said.version] = self._changed(base, own, len(packed)) or whole
-                told = changed[base.said.version]
+                if id(base) not in changed:
+                    changed[id(base)] = self._changed(base, own, len(packed)) or whole
+                told = changed[id(base)]
             if self._wants_held:
                 self._told.setdefault(one, Versions(_num_told_bytes)).add(self._version, told)
             said.append((one, told.said))

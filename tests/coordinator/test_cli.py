@@ -152,6 +152,8 @@ def test_no_command_at_all_shows_the_help(monkeypatch, capsys):
         (["up", "--strategy", "distreall"], 'did you mean "distreal"'),
         (["up", "--strategy", "full", "--topology", "ring"], "full has no exchange between devices"),
         (["up", "--strategy", "async", "--barrier-seconds", "1"], "async has no exchange between devices"),
+        (["up", "--strategy", "gossip", "--gossip", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["coordinator", "run", "--strategy", "full", "--sample-seconds", "1"], "leave gossip out"),
         (["coordinator", "run", "--model", "cnn-29"], "did you mean cnn-28"),
         (["coordinator", "run", "--data", "nowhere.npz"], "nowhere.npz"),
         (["coordinator", "run", "--table", "nowhere.yaml"], "nowhere.yaml"),
@@ -227,6 +229,34 @@ def test_up_passes_on_what_it_was_told(monkeypatch, capsys, tmp_path):
     assert (config.exit_when_finished, config.fresh, config.state) == (True, True, tmp_path)
     assert (config.partition, config.round_seconds) == ("dirichlet:0.3", "auto")
     assert capsys.readouterr().out == ""
+
+
+def test_settings_of_gossip_come_from_a_file_and_from_options(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr("coordinator.runtime.run_coordinator", lambda config: told.append(config) or REPORT)
+    file = tmp_path / "gossip.yaml"
+    file.write_text("sample_s: 0.5\nsets: {gate: calibrated}\n", encoding="utf-8")
+    argv = ["coordinator", "run", "--strategy", "gossip-paper", "--gossip", file, "--state", tmp_path]
+    assert edgetide(monkeypatch, *argv) == edgetide(monkeypatch, *argv, "--sample-seconds", "0.2") == 0
+    first, second = (config.learning.gossip for config in told)
+    assert first == {"sample_s": 0.5, "sets": {"gate": "calibrated"}}
+    assert second == {"sample_s": 0.2, "sets": {"gate": "calibrated"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sets: {gates: open}", 'gossip.sets: key "gates" is unknown; did you mean "gate"'),
+        ("windows: many", "gossip: "),
+        ("- a list", "gossip.yaml:1: "),
+    ],
+)
+def test_settings_of_gossip_that_do_not_fit_are_one_line(monkeypatch, capsys, tmp_path, text, message):
+    file = tmp_path / "gossip.yaml"
+    file.write_text(text, encoding="utf-8")
+    argv = ["up", "--strategy", "gossip", "--gossip", file, "--state", tmp_path / "up"]
+    assert edgetide(monkeypatch, *argv) == 1
+    assert message in error_line(capsys)
 
 
 def test_json_is_one_object_and_the_last_line_on_stdout(monkeypatch, capsys, tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import runpy
 import threading
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
+
+from device_agent.wire.whispers import decode_whisper
 
 pytestmark = pytest.mark.timeout(170)
 
@@ -30,11 +32,12 @@ class Parrot:
     def __init__(self, url):
         host, _, port = url.removeprefix("mqtt://").partition(":")
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="parrot")
-        self._client.on_connect = lambda client, *_: client.subscribe("edgetide/v1/+/+/peer/all", 0)
+        self._client.on_connect = lambda client, *_: client.subscribe("edgetide/v1/+/+/peer/+", 0)
         self._client.on_message = self._heard
         self._said: set[bytes] = set()
         self._kept: deque[tuple[str, bytes]] = deque()
         self.num_said = 0
+        self.kinds: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._client.connect(host, int(port))
         self._client.loop_start()
@@ -44,6 +47,7 @@ class Parrot:
             if message.payload in self._said:
                 return
             self._said.add(message.payload)
+            self.kinds[type(decode_whisper(message.payload, message.topic).said).__name__] += 1
             self._kept.appendleft((message.topic, message.payload))
             if len(self._kept) < 5:
                 return
@@ -111,3 +115,40 @@ def test_whispers_that_are_repeated_and_reordered_are_learned_once(fleet):
     )
     assert repeats > fleet.parrot.num_said  # each repeat is heard by up to nine
     assert heard - repeats <= (DEVICES - 1) * told
+
+
+SETS = "{sample_s: 0.05, sets: {gate: open, probability: 0.3, partners: 2, tells_changes: true}}"
+
+
+@pytest.fixture(scope="module")
+def fleet_of_sets(make_fleet, tmp_path_factory):
+    """Devices that tell whole sets, or what changed in them."""
+    folder = tmp_path_factory.mktemp("sets")
+    (folder / "gossip.yaml").write_text(SETS, encoding="utf-8")
+    fleet = make_fleet(
+        "--exit",
+        "--strategy",
+        "gossip-paper",
+        "--gossip",
+        folder / "gossip.yaml",
+        "--data",
+        streams["write_csv"](folder / "stream.csv", 800),
+        devices=3,
+        rounds=1,
+    )
+    parrot = Parrot(fleet.broker_url)
+    try:
+        assert fleet.wait() == 0, fleet.explain()
+    finally:
+        parrot.end()
+    fleet.parrot = parrot
+    return fleet
+
+
+def test_sets_are_told_by_what_changed_though_whispers_come_again_later(fleet_of_sets):
+    seen, kinds = fleet_of_sets.report["streams"], fleet_of_sets.parrot.kinds
+    assert seen["samples"] == 800, fleet_of_sets.explain()
+    assert kinds["Changed"] > 5 * kinds["Whole"] > 0
+    assert sum(device["repeats"] for device in seen["devices"]) > 20
+    assert sum(device["unread"] for device in seen["devices"]) < kinds["Changed"] / 10
+    assert seen["accuracy"] > 0.8
