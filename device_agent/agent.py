@@ -34,7 +34,6 @@ from device_agent.effects import (
     StopJob,
 )
 from device_agent.orders import JobRequest, OrderInHand
-from device_agent.peers.session import PeerSession
 from device_agent.rollouts import Rollouts, outcome
 from device_agent.sessions import Arrays, Session, make_session
 from device_agent.strategies.names import WITHOUT_NETWORK
@@ -60,8 +59,9 @@ from models.bundle import Bundle
 from models.bundle import decode as decode_bundle
 from models.weights import unpack
 
-if TYPE_CHECKING:  # its learners are imported when a run asks for them
+if TYPE_CHECKING:  # they are imported when a run asks for them
     from device_agent.gossip.session import GossipSession
+    from device_agent.peers.session import PeerSession
 
 TELEMETRY_S = 1.0
 FINISH_MARGIN_FRACTION = 0.05
@@ -98,7 +98,8 @@ class AgentCore:
     @property
     def peers(self) -> PeerSession | None:
         """The session in which weights are exchanged with neighbours, if that is what the run is."""
-        return self.session if isinstance(self.session, PeerSession) else None
+        is_peers = self.session is not None and self.session.kind == "peers"
+        return cast("PeerSession", self.session) if is_peers else None
 
     @property
     def gossip(self) -> GossipSession | None:

@@ -1,7 +1,7 @@
 """What an agent's core hands a run to that goes on from order to order.
 
-These are `device_agent.peers.session.PeerSession` and `device_agent.gossip.session.GossipSession`, whose
-learners are imported when a run asks for them.
+These are `device_agent.peers.session.PeerSession` and `device_agent.gossip.session.GossipSession`, which are
+imported when a run asks for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from device_agent.effects import Effect
 from device_agent.orders import OrderInHand
-from device_agent.peers.session import PeerSession
 from device_agent.wire.messages import Hello, Order
 from models.bundle import Bundle
 from models.subnet import Array
@@ -96,6 +95,8 @@ def make_session(
         from device_agent.gossip.session import begin_session  # noqa: PLC0415 - see the module's text
 
         return begin_session(hello, in_hand, bundle, tensors, learned)
+    from device_agent.peers.session import PeerSession  # noqa: PLC0415 - as above
+
     return PeerSession(
         device=hello.device,
         boot_epoch=hello.boot_epoch,

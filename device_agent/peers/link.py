@@ -10,18 +10,21 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from device_agent.agent import AgentCore
 from device_agent.effects import Effect, Listen, Send
 from device_agent.loop import Timers
-from device_agent.peers.session import PeerSession
 from device_agent.wire.chunks import DownloadEffect, Downloads, Finished, Request, serve
 from device_agent.wire.codec import decode, encode
 from device_agent.wire.messages import Answer, Chunk, ChunkRequest, Envelope, Offer
 from device_agent.wire.topics import device_topic
 from firmware_profiles.errors import PeerError
+
+if TYPE_CHECKING:  # it is imported when a run asks for it
+    from device_agent.peers.session import PeerSession
 
 log = logging.getLogger(__name__)
 
