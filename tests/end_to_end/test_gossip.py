@@ -61,6 +61,17 @@ class Parrot:
         self._client.loop_stop()
 
 
+def heard_to_the_end(fleet):
+    """The fleet once its run is over, with a parrot in it meanwhile."""
+    parrot = Parrot(fleet.broker_url)
+    try:
+        assert fleet.wait() == 0, fleet.explain()
+    finally:
+        parrot.end()
+    fleet.parrot = parrot
+    return fleet
+
+
 @pytest.fixture(scope="module")
 def fleet(make_fleet, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stream")
@@ -82,13 +93,7 @@ def fleet(make_fleet, tmp_path_factory):
         devices=DEVICES,
         rounds=1,
     )
-    parrot = Parrot(fleet.broker_url)
-    try:
-        assert fleet.wait() == 0, fleet.explain()
-    finally:
-        parrot.end()
-    fleet.parrot = parrot
-    return fleet
+    return heard_to_the_end(fleet)
 
 
 def test_every_sample_counts_once_though_three_devices_were_cut_off(fleet):
@@ -136,13 +141,7 @@ def fleet_of_sets(make_fleet, tmp_path_factory):
         devices=3,
         rounds=1,
     )
-    parrot = Parrot(fleet.broker_url)
-    try:
-        assert fleet.wait() == 0, fleet.explain()
-    finally:
-        parrot.end()
-    fleet.parrot = parrot
-    return fleet
+    return heard_to_the_end(fleet)
 
 
 def test_sets_are_told_by_what_changed_though_whispers_come_again_later(fleet_of_sets):
